@@ -1,0 +1,304 @@
+"""New mixtures in every epoch, out of the single voices of a training set.
+
+Axes: S = 2 speakers, T samples at 16 kHz, F = ceil(T / 640) video frames at 25 fps, D values in an embedding.
+"""
+
+import csv
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from src.datasets.base_dataset import BaseDataset
+from src.datasets.lips import FRAME_SAMPLES, CachedLips, fit_frames
+from src.datasets.mixture import mixture_index, require_complete
+from src.utils.audio_io import SAMPLE_RATE_HZ, audio_info, read_audio
+from src.utils.draw import chance, checked_probability, checked_range, integer, uniform
+
+logger = logging.getLogger(__name__)
+
+PEAK = 0.9  # of a mixture, as in the course's data
+_QUIET_RMS = (
+    1e-3  # a piece below -60 dBFS is a pause: bringing it to the level of speech would only amplify noise
+)
+_NAMED = 5
+
+
+class DynamicMixingDataset(BaseDataset):
+    """Draws two voices of different speakers, crops them and mixes them at a random level difference.
+
+    The voices are the truths ``s1`` and ``s2`` of all mixtures of ``root/audio/<part>``, one per id. A draw, in order:
+
+    1. The first voice out of those with lips; the second out of those with lips or, with probability
+       ``audio_only_share``, out of those without. Without a cache both come from all voices.
+    2. The two change places or not, with equal chance, so that neither lips nor level tell the order.
+    3. A crop of ``segment_s`` from each. It starts on a video frame, so lips and voice stay in step. A voice that is
+       shorter is padded with zeros, its lips hold their last frame.
+    4. ``voice_transforms`` on each voice: what they return is the target.
+    5. Equal RMS, then a level difference uniform in ``level_db`` whose sign is random, then one gain for all that
+       brings the highest peak of mixture and voices to 0.9.
+
+    ``mix`` is the sum of the two ``sources``; ``item_transforms`` act afterwards (noise on the mixture alone, gain on
+    all). Item ``i`` of epoch ``e`` follows from ``(seed, e, i)`` alone.
+
+    Items are those of ``src.datasets.mixture``, without ``mix_path``.
+
+    Args:
+        root: the data directory.
+        part: whose mixtures to take the voices from.
+        cache: file of lip embeddings; None for audio-only training.
+        num_samples: mixtures in an epoch; None: as many as ``part`` has.
+        segment_s: length of a mixture in seconds.
+        level_db: lowest and highest level difference in dB.
+        speakers: CSV file with columns ``id`` and ``speaker``. With it the two voices are of different speakers,
+            without it only of different ids.
+        audio_only_share: share of mixtures whose second voice has no lips. Without a cache it has no meaning.
+        preload: keep all voices (16-bit) and lips in memory: 64 KB and 50 KB for each voice of 2 s with 512 values.
+        strict: see ``AVSSDataset``; False leaves out what is absent.
+        missing_lips: see ``AVSSDataset``.
+        limit: use that many voices at most.
+        shuffle_index: shuffle the voices before the limit.
+        voice_transforms: callables (T,) -> (T,) on single voices, such as a room's reverberation.
+        item_transforms, instance_transforms, seed: see ``BaseDataset``.
+
+    Raises:
+        ValueError: the directory, the table of speakers or the cache does not allow a draw, or an option has no
+            possible value.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        part: str = "train",
+        cache: str | Path | None = None,
+        num_samples: int | None = None,
+        segment_s: float = 2.0,
+        level_db: Sequence[float] = (0.0, 10.0),
+        speakers: str | Path | None = None,
+        audio_only_share: float = 0.2,
+        preload: bool = False,
+        strict: bool = True,
+        missing_lips: Literal["error", "mask"] = "error",
+        limit: int | None = None,
+        shuffle_index: bool = False,
+        voice_transforms: Sequence[Callable[[torch.Tensor], torch.Tensor]] | None = None,
+        item_transforms: Sequence[Callable[[dict], dict]] | None = None,
+        instance_transforms: Mapping[str, Callable] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self._segment = round(segment_s * SAMPLE_RATE_HZ)
+        self._level_db = checked_range("level_db", level_db)
+        self._audio_only_share = checked_probability("audio_only_share", audio_only_share)
+        if self._level_db[0] < 0:
+            raise ValueError(f"level_db={list(level_db)}: the sign is drawn; give 0 or more")
+        if self._segment < FRAME_SAMPLES:
+            raise ValueError(f"segment_s={segment_s}: must be at least one video frame, 0.04 s")
+        mixes, problems = mixture_index(root, part)
+        if strict:
+            require_complete(Path(root) / "audio" / part, mixes, problems)
+        super().__init__(_voices(mixes), limit, shuffle_index, item_transforms, instance_transforms, seed)
+        self._voice_transforms = list(voice_transforms or [])
+        self._num_samples = len(mixes) if num_samples is None else num_samples
+        if self._num_samples <= 0:
+            raise ValueError(
+                f"num_samples={num_samples}: must be positive, or null for as many as {part} has"
+            )
+
+        names = _read_speakers(speakers, self.index) if speakers is not None else None
+        of_voice = [names[voice["id"]] if names else voice["id"] for voice in self.index]
+        codes = {name: code for code, name in enumerate(dict.fromkeys(of_voice))}
+        self._speaker = np.array([codes[name] for name in of_voice], dtype=np.int64)
+        if len(codes) < 2:
+            raise ValueError(
+                f"{Path(root) / 'audio' / part}: {len(self.index)} voices of {len(codes)} speakers; mixing needs "
+                "voices of two speakers at least"
+            )
+        self._lips = None if cache is None else CachedLips(cache, root, missing_lips)
+        self._with_lips, self._without_lips = self._pools(root)
+        self._stored = _StoredVoices(self.index, self._lips) if preload else None
+
+    def _pools(self, root: str | Path) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers of the voices with lips and of those without; without a cache all are in the first."""
+        if self._lips is None:
+            return np.arange(len(self.index)), np.arange(0)
+        self._lips.check((voice["id"], voice["mouth"]) for voice in self.index)
+        has_lips = np.array([self._lips.has(voice["id"], voice["mouth"]) for voice in self.index])
+        if not has_lips.any():
+            raise ValueError(
+                f"{root}: none of its {len(self.index)} voices has lips in the cache; is it the cache of this "
+                "directory? Set cache=null to train without lips"
+            )
+        if has_lips.all() and self._audio_only_share > 0:
+            logger.info("All %d voices have lips: audio_only_share has no effect", len(self.index))
+        return np.flatnonzero(has_lips), np.flatnonzero(~has_lips)
+
+    def __len__(self) -> int:
+        return self._num_samples
+
+    def load_instance(self, ind: int) -> dict[str, Any]:
+        """Draw a mixture; the random state that ``BaseDataset`` has set decides, not ``ind``."""
+        pair = self._draw_pair()
+        num_frames = -(-self._segment // FRAME_SAMPLES)
+        voices = torch.zeros(2, self._segment)
+        visual = None if self._lips is None else torch.zeros(2, num_frames, self._lips.dim)
+        visual_mask = torch.zeros(2, dtype=torch.bool)
+        for row, number in enumerate(pair):
+            voice = self.index[number]
+            total = self._num_voice_samples(number)
+            first_frame = integer(max(0, total - self._segment) // FRAME_SAMPLES + 1)
+            audio = self._voice(number, first_frame * FRAME_SAMPLES)
+            voices[row, : audio.numel()] = audio
+            if self._lips is not None and self._lips.has(voice["id"], voice["mouth"]):
+                lips = self._voice_lips(number)
+                # A video that ends before the crop begins leaves its last frame.
+                lips = fit_frames(lips[min(first_frame, len(lips) - 1) :], num_frames)
+                visual[row] = torch.from_numpy(lips.astype(np.float32))
+                visual_mask[row] = True
+            for transform in self._voice_transforms:
+                voices[row] = transform(voices[row])
+        level_db = uniform(*self._level_db) * (1 if chance(0.5) else -1)
+        sources = mix_pair(voices, level_db)
+        ids = tuple(self.index[number]["id"] for number in pair)
+        item = {
+            "mix": sources.sum(0),
+            "sources": sources,
+            "sources_mask": torch.ones(2, dtype=torch.bool),
+            "visual_mask": visual_mask,
+            "utt_id": "_".join(ids),
+            "ids": ids,
+        }
+        if visual is not None:
+            item["visual"] = visual
+        return item
+
+    def _draw_pair(self) -> tuple[int, int]:
+        first = int(self._with_lips[integer(len(self._with_lips))])
+        pools = [self._with_lips, self._without_lips]
+        if chance(self._audio_only_share):
+            pools.reverse()
+        for pool in pools:  # the other pool serves where this one has no voice of another speaker
+            others = pool[self._speaker[pool] != self._speaker[first]]
+            if len(others):
+                break
+        second = int(others[integer(len(others))])
+        return (first, second) if chance(0.5) else (second, first)
+
+    def _num_voice_samples(self, number: int) -> int:
+        if self._stored is not None:
+            return self._stored.num_samples(number)
+        info = audio_info(self.index[number]["path"])
+        return -(-info.num_samples * SAMPLE_RATE_HZ // info.rate_hz)
+
+    def _voice(self, number: int, start: int) -> torch.Tensor:
+        if self._stored is not None:
+            return self._stored.audio(number, start, self._segment)
+        return read_audio(self.index[number]["path"], start=start, num_samples=self._segment)
+
+    def _voice_lips(self, number: int) -> np.ndarray:
+        if self._stored is not None:
+            return self._stored.lips(number)
+        return self._lips.load(self.index[number]["id"], self.index[number]["mouth"])
+
+
+def mix_pair(voices: torch.Tensor, level_db: float) -> torch.Tensor:
+    """Bring two voices to a level difference, and the highest peak of mixture and voices to 0.9.
+
+    Args:
+        voices: (S, T).
+        level_db: how much louder the first one gets, RMS against RMS.
+
+    Returns:
+        The scaled voices (S, T); their sum is the mixture. A voice that is silent (below -60 dBFS) stays quieter than
+        ``level_db`` says, digital silence stays silent.
+    """
+    rms = voices.square().mean(1, keepdim=True).sqrt().clamp_min(_QUIET_RMS)
+    gains = torch.tensor([[10 ** (level_db / 40)], [10 ** (-level_db / 40)]])
+    levelled = voices / rms * gains
+    peak = torch.maximum(levelled.sum(0).abs().max(), levelled.abs().max())
+    return levelled * (PEAK / peak) if peak > 0 else levelled
+
+
+class _StoredVoices:
+    """All voices and lips in three flat tensors.
+
+    Flat, so that forked workers share the pages and spawned ones the memory, without a copy for each.
+    """
+
+    def __init__(self, index: list[dict[str, Any]], lips: CachedLips | None) -> None:
+        waves, scales = [], []
+        for voice in tqdm(index, desc="voices into memory", unit="voice", disable=None):
+            wave = read_audio(voice["path"])
+            # Full scale for each: 16 bits then cost less than the file's own did, and levels are drawn anyway.
+            scale = max(float(wave.abs().max()), 1e-6) / 32767
+            waves.append((wave / scale).round().to(torch.int16))
+            scales.append(scale)
+        self._scales = torch.tensor(scales)
+        self._waves, self._wave_ends = torch.cat(waves), _ends(waves)
+        del waves  # before as much again is gathered
+        frames = [
+            torch.from_numpy(lips.load(voice["id"], voice["mouth"]))
+            if lips is not None and lips.has(voice["id"], voice["mouth"])
+            else torch.empty(0, 0 if lips is None else lips.dim, dtype=torch.float16)
+            for voice in index
+        ]
+        self._frames, self._frame_ends = torch.cat(frames), _ends(frames)
+
+    def num_samples(self, number: int) -> int:
+        start, end = _span(self._wave_ends, number)
+        return end - start
+
+    def audio(self, number: int, start: int, num_samples: int) -> torch.Tensor:
+        first, end = _span(self._wave_ends, number)
+        first += start
+        return self._waves[first : min(end, first + num_samples)] * self._scales[number]
+
+    def lips(self, number: int) -> np.ndarray:
+        start, end = _span(self._frame_ends, number)
+        return self._frames[start:end].numpy()
+
+
+def _ends(parts: list[torch.Tensor]) -> torch.Tensor:
+    return torch.tensor([len(part) for part in parts]).cumsum(0)
+
+
+def _span(ends: torch.Tensor, number: int) -> tuple[int, int]:
+    return (int(ends[number - 1]) if number else 0), int(ends[number])
+
+
+def _voices(mixes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One voice per id: the truth in the first mixture, by name, that has one."""
+    voices: dict[str, dict[str, Any]] = {}
+    for record in mixes:
+        for s in (1, 2):
+            name, path = record[f"id{s}"], record[f"s{s}"]
+            if path is not None and name not in voices:
+                voices[name] = {"id": name, "path": path, "mouth": record[f"mouth{s}"]}
+    return list(voices.values())
+
+
+def _read_speakers(path: str | Path, index: list[dict[str, Any]]) -> dict[str, str]:
+    """Speaker of every id.
+
+    Raises:
+        ValueError: the file is absent, lacks a column or an id.
+    """
+    if not Path(path).is_file():
+        raise ValueError(
+            f"speakers={path}: no such file; give a CSV file with columns id and speaker, or null"
+        )
+    with Path(path).open(newline="", encoding="utf-8-sig") as stream:
+        reader = csv.DictReader(stream)
+        if not {"id", "speaker"} <= set(reader.fieldnames or ()):
+            raise ValueError(f"{path}: needs the columns id and speaker, has {reader.fieldnames}")
+        speakers = {row["id"]: row["speaker"] for row in reader}
+    absent = [voice["id"] for voice in index if not speakers.get(voice["id"])]
+    if absent:
+        raise ValueError(
+            f"{path}: no speaker for {len(absent)} of {len(index)} ids, such as {', '.join(absent[:_NAMED])}; "
+            "complete the table, with ids as they are in the file names"
+        )
+    return speakers

@@ -1,0 +1,49 @@
+"""Paths of the project and files written whole or not at all."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+ROOT_PATH = Path(__file__).resolve().parents[2]
+
+
+def absolute(path: str | Path) -> Path:
+    """A path as the user meant it: relative ones start at the working directory, `~` is the home folder."""
+    return Path(path).expanduser().absolute()
+
+
+def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Write a file so that a kill at any instant leaves the old one or the new one, both whole.
+
+    Args:
+        path: final name; its folder is made.
+        write: called with the open temporary file.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_json(path: str | Path) -> Any:
+    """Content of a JSON file."""
+    with Path(path).open(encoding="utf-8") as stream:
+        return json.load(stream)
+
+
+def write_json(content: Any, path: str | Path) -> None:
+    """Write JSON atomically."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda stream: stream.write(text.encode()))

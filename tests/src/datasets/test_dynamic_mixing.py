@@ -1,0 +1,216 @@
+"""DynamicMixingDataset: who is mixed with whom, how loud, and lips in step with the voice."""
+
+import numpy as np
+import pytest
+import torch
+
+from src.datasets.dynamic_mixing import DynamicMixingDataset, mix_pair
+
+FRAME = 640
+
+
+def mixing(directory, **options) -> DynamicMixingDataset:
+    return DynamicMixingDataset(directory.root, **{"cache": directory.cache, "num_samples": 200, **options})
+
+
+def drawn(directory, **options) -> list[dict]:
+    dataset = mixing(directory, **options)
+    return [dataset[number] for number in range(len(dataset))]
+
+
+def level_difference_db(item) -> float:
+    power = item["sources"].square().mean(1)
+    return float(10 * torch.log10(power[0] / power[1]))
+
+
+@pytest.mark.parametrize("preload", [False, True])
+def test_lips_and_voice_are_cropped_in_step(voices_directory, preload):
+    """Amplitude k + 1 and lip value k mark video frame k of every voice."""
+    dataset = mixing(voices_directory, preload=preload, segment_s=1.5)
+    starts = set()
+    for number in range(40):
+        item = dataset[number]
+        assert item["sources"].shape == (2, 24000)
+        assert item["visual"].shape == (2, 38, 4)  # 37.5 frames
+        for row in torch.nonzero(item["visual_mask"]).flatten().tolist():
+            frames = item["visual"][row, :, 0]
+            starts.add(int(frames[0]))
+            amplitude = item["sources"][row][::FRAME]
+            marked = amplitude / amplitude[0] * (frames[0] + 1) - 1
+            torch.testing.assert_close(marked, frames, atol=0.3 if preload else 0.01, rtol=0)  # 16 bits
+            edges = torch.nonzero(item["sources"][row].diff().abs() > 1e-7).flatten() + 1
+            assert (edges % FRAME == 0).all()
+    assert len(starts) > 20 and min(starts) < 8 and max(starts) > 54 and max(starts) <= 62
+
+
+@pytest.mark.parametrize("preload", [False, True])
+def test_lips_belong_to_the_voice_beside_them(voices_directory, preload):
+    dataset = mixing(voices_directory, preload=preload)
+    for number in range(30):
+        item = dataset[number]
+        for row in torch.nonzero(item["visual_mask"]).flatten().tolist():
+            assert item["visual"][row, 0, 1] == int(item["ids"][row]) - 1
+        assert item["visual_mask"].tolist() == [name not in ("07", "08") for name in item["ids"]]
+        assert item["utt_id"] == "_".join(item["ids"])
+
+
+def test_the_mixture_is_the_sum_with_a_peak_of_09(voices_directory):
+    dataset = mixing(voices_directory)
+    for number in range(50):
+        item = dataset[number]
+        assert torch.equal(item["mix"], item["sources"].sum(0))
+        peak = max(item["mix"].abs().max(), item["sources"].abs().max())
+        assert peak == pytest.approx(0.9, abs=1e-5)
+        assert item["sources_mask"].tolist() == [True, True]
+
+
+def test_level_differences_fill_their_range_on_both_sides(voices_directory):
+    levels = np.array([level_difference_db(item) for item in drawn(voices_directory)])
+    assert np.abs(levels).max() <= 10.001
+    assert 0.4 < (levels > 0).mean() < 0.6
+    counts = np.histogram(np.abs(levels), bins=5, range=(0, 10))[0]
+    assert counts.min() > 22  # 40 expected in each
+
+    narrow = mixing(voices_directory, level_db=[3, 4])
+    levels = [abs(level_difference_db(narrow[number])) for number in range(40)]
+    assert min(levels) >= 2.999 and max(levels) <= 4.001
+
+
+def test_level_does_not_tell_the_order_or_the_lips(voices_directory):
+    items = drawn(voices_directory, audio_only_share=1.0)
+    first_has_lips = np.array([bool(item["visual_mask"][0]) for item in items])
+    first_is_louder = np.array([level_difference_db(item) > 0 for item in items])
+    assert 0.4 < first_has_lips.mean() < 0.6
+    assert 0.35 < first_is_louder[first_has_lips].mean() < 0.65
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_share_of_voices_without_lips(voices_directory, share):
+    items = drawn(voices_directory, audio_only_share=share, segment_s=0.2)
+    masks = torch.stack([item["visual_mask"] for item in items])
+    assert masks.any(1).all()  # never two voices without lips
+    measured = (~masks.all(1)).float().mean()
+    assert measured == share if share in (0.0, 1.0) else abs(measured - share) < 0.1
+
+
+def test_without_a_cache_all_voices_meet(voices_directory):
+    items = drawn(voices_directory, cache=None, segment_s=0.2)
+    assert all("visual" not in item and not item["visual_mask"].any() for item in items)
+    assert any(set(item["ids"]) == {"07", "08"} for item in items)
+    assert {name for item in items for name in item["ids"]} == {f"0{n}" for n in range(1, 9)}
+
+
+def test_ids_always_differ(voices_directory):
+    assert all(len(set(item["ids"])) == 2 for item in drawn(voices_directory, segment_s=0.2))
+
+
+def test_speakers_differ_when_a_table_is_given(voices_directory):
+    speaker = {f"0{n}": "ann" if n <= 4 else "bob" for n in range(1, 9)}
+    table = voices_directory.folder / "utterances.csv"
+    rows = "".join(f"{name},{who},train\n" for name, who in speaker.items())
+    table.write_text("id,speaker,split\n" + rows)
+    items = drawn(voices_directory, speakers=table, segment_s=0.2)
+    assert all({speaker[name] for name in item["ids"]} == {"ann", "bob"} for item in items)
+    plain = drawn(voices_directory, segment_s=0.2)
+    assert not all({speaker[name] for name in item["ids"]} == {"ann", "bob"} for item in plain)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("id,speaker\n01,a\n", "no speaker for 7 of 8 ids, such as 02"),
+        ("name,speaker\n01,a\n", "needs the columns id and speaker"),
+        ("id,speaker\n" + "".join(f"0{n},a\n" for n in range(1, 9)), "two speakers"),
+        ("id,speaker\n" + "".join(f"{n},a\n" for n in range(1, 9)), "ids as they are in the file names"),
+        (None, "no such file"),
+    ],
+)
+def test_a_useless_table_of_speakers_is_refused(voices_directory, text, reason):
+    table = voices_directory.folder / "table.csv"
+    if text is not None:
+        table.write_text(text)
+    with pytest.raises(ValueError, match=reason):
+        mixing(voices_directory, speakers=table)
+
+
+def test_an_item_follows_from_seed_epoch_and_number(voices_directory):
+    def signature(seed, epoch, number):
+        dataset = mixing(voices_directory, seed=seed)
+        dataset.set_epoch(epoch)
+        item = dataset[number]
+        return item["ids"], round(level_difference_db(item), 4), item["visual"][:, 0, 0].tolist()
+
+    assert signature(0, 0, 5) == signature(0, 0, 5)
+    assert len({str(signature(*which)) for which in ((0, 0, 5), (0, 0, 6), (0, 1, 5), (1, 0, 5))}) == 4
+
+
+def test_preloaded_voices_give_the_same_mixtures(voices_directory):
+    plain, preloaded = mixing(voices_directory), mixing(voices_directory, preload=True)
+    for number in range(20):
+        a, b = plain[number], preloaded[number]
+        assert a["ids"] == b["ids"]
+        torch.testing.assert_close(a["sources"], b["sources"], atol=1e-4, rtol=0)
+        assert torch.equal(a["visual"], b["visual"])
+
+
+def test_short_voices_are_padded_and_their_lips_held(directory):
+    for name in ("1_2", "3_4"):
+        for place in ("mix", "s1", "s2"):
+            directory.audio(f"train/{place}", f"{name}.wav", np.full(6400, 0.1))
+    directory.mouths("1", "2", "3", "4")
+    directory.lips(**dict.fromkeys("1234", 10))
+    item = DynamicMixingDataset(directory.root, cache=directory.cache, segment_s=1.0)[0]
+    assert item["sources"].shape == (2, 16000)
+    assert (item["sources"][:, :6400] != 0).all() and (item["sources"][:, 6400:] == 0).all()
+    assert item["visual"][0, :, 0].tolist() == [*range(10), *[9] * 15]
+
+
+def test_voice_transforms_shape_the_target_and_item_transforms_follow(voices_directory):
+    def negative_second_half(voice):
+        return torch.cat([voice[:16000], -voice[16000:]])
+
+    def noise(item):
+        assert torch.equal(item["mix"], item["sources"].sum(0))
+        return {**item, "mix": item["mix"] + 0.01}
+
+    item = mixing(voices_directory, voice_transforms=[negative_second_half], item_transforms=[noise])[0]
+    assert (item["sources"][:, :16000] > 0).all() and (item["sources"][:, 16000:] < 0).all()
+    torch.testing.assert_close(item["mix"], item["sources"].sum(0) + 0.01)
+
+
+@pytest.mark.parametrize("level_db", [-10.0, -3.0, 0.0, 7.5])
+def test_mix_pair_reaches_the_level_difference(level_db):
+    voices = torch.randn(2, 16000, generator=torch.Generator().manual_seed(0)) * torch.tensor([[0.3], [0.01]])
+    power = mix_pair(voices, level_db).square().mean(1)
+    assert float(10 * torch.log10(power[0] / power[1])) == pytest.approx(level_db, abs=1e-3)
+
+
+def test_mix_pair_does_not_blow_up_silence():
+    voices = torch.stack([torch.randn(16000) * 0.1, torch.full((16000,), 2.0**-15)])
+    mixed = mix_pair(voices, -10.0)
+    assert mixed[1].abs().max() < 0.03
+    assert torch.equal(mix_pair(torch.zeros(2, 100), 3.0), torch.zeros(2, 100))
+
+
+def test_a_directory_that_allows_no_draw_is_refused(voices_directory, tmp_path_factory):
+    with pytest.raises(ValueError, match="none of its 8 voices has lips"):
+        (voices_directory.root / "mouths").rename(voices_directory.root / "gone")
+        (voices_directory.root / "mouths").mkdir()
+        mixing(voices_directory)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"level_db": [5, 1]}, "level_db"),
+        ({"level_db": [-5, 5]}, "sign is drawn"),
+        ({"audio_only_share": 1.5}, "audio_only_share"),
+        ({"segment_s": 0.01}, "segment_s"),
+        ({"num_samples": 0}, "num_samples"),
+        ({"part": "val"}, "val"),
+        ({"limit": 1}, "two speakers"),
+    ],
+)
+def test_impossible_options_are_refused_by_name(voices_directory, options, reason):
+    with pytest.raises(ValueError, match=reason):
+        mixing(voices_directory, **options)

@@ -1,0 +1,234 @@
+"""Augmentation measured: ratios, rates, levels, and lips that stay in step."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from src.transforms import (
+    AddNoise,
+    FrameDrop,
+    RandomGain,
+    RecordedRooms,
+    RoomImpulseResponse,
+    SimulatedRooms,
+    StreamDrop,
+)
+from src.transforms.noise import coloured_noise
+
+RATE = 16000
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in a worker
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        yield
+    torch.set_num_threads(threads)
+
+
+def item(num_samples=RATE, num_frames=25, has_lips=(True, True)) -> dict:
+    sources = torch.randn(2, num_samples) * 0.1
+    mask = torch.tensor(has_lips)
+    return {
+        "mix": sources.sum(0),
+        "sources": sources,
+        "visual": (torch.randn(2, num_frames, 4) + 5) * mask[:, None, None],
+        "visual_mask": mask,
+    }
+
+
+def snr_db(clean, noisy) -> float:
+    return float(10 * torch.log10(clean.square().mean() / (noisy - clean).square().mean()))
+
+
+def write_noises(folder) -> None:
+    rng = np.random.default_rng(0)
+    soundfile.write(folder / "long.wav", rng.uniform(-0.5, 0.5, 5 * RATE), RATE)
+    soundfile.write(folder / "short.flac", rng.uniform(-0.01, 0.01, RATE // 3), RATE)
+    soundfile.write(folder / "other.mp3", rng.uniform(-0.1, 0.1, 2 * 44100), 44100)
+
+
+@pytest.mark.parametrize("kind", ["coloured", "recorded"])
+def test_noise_has_the_ratio_asked_for_and_spares_the_sources(tmp_path, kind):
+    write_noises(tmp_path)
+    transform = AddNoise(p=1.0, snr_db=[3, 12], folder=tmp_path if kind == "recorded" else None)
+    ratios = []
+    for _ in range(60):
+        clean = item()
+        noisy = transform(clean)
+        assert torch.equal(noisy["sources"], clean["sources"])
+        assert torch.equal(clean["mix"], clean["sources"].sum(0))  # what came in is unchanged
+        ratios.append(snr_db(clean["mix"], noisy["mix"]))
+    assert min(ratios) > 2.99 and max(ratios) < 12.01
+    assert min(ratios) < 5 and max(ratios) > 10
+
+
+def test_noise_of_a_folder_is_its_recordings(tmp_path):
+    wave = np.random.default_rng(1).uniform(-0.5, 0.5, 3000)
+    soundfile.write(tmp_path / "n.wav", wave, RATE)
+    clean = item(num_samples=8000)
+    added = AddNoise(p=1.0, folder=tmp_path)(clean)["mix"] - clean["mix"]
+    expected = torch.from_numpy(np.tile(wave, 3)[:8000]).float()
+    similarity = torch.nn.functional.cosine_similarity(added, expected, dim=0)
+    assert similarity > 0.999  # repeated, as it is shorter
+
+
+def test_noise_leaves_silence():
+    silent = {"mix": torch.zeros(1000)}
+    assert torch.equal(AddNoise(p=1.0)(silent)["mix"], torch.zeros(1000))
+
+
+@pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0])
+def test_colour_of_noise(exponent):
+    power = torch.fft.rfft(coloured_noise(2**18, exponent)).abs().square()
+    octaves = [power[2**n : 2 ** (n + 1)].mean().log2() for n in range(8, 16)]
+    slope = np.polyfit(range(8), octaves, 1)[0]
+    assert slope == pytest.approx(-exponent, abs=0.05)
+
+
+@pytest.mark.parametrize("transform", [AddNoise, RandomGain, FrameDrop, StreamDrop])
+def test_probability_of_an_item_to_change(transform):
+    changed = 0
+    for _ in range(400):
+        before = item(num_samples=100)
+        after = transform(p=0.3)(before)
+        changed += any(not torch.equal(before[key], after[key]) for key in before)
+    assert 0.2 < changed / 400 < 0.4
+
+
+def test_gain_keeps_the_sum():
+    levels = []
+    for _ in range(100):
+        before = item(num_samples=200)
+        after = RandomGain(gain_db=[-12, 3])(before)
+        torch.testing.assert_close(after["mix"], after["sources"].sum(0))
+        levels.append(float(20 * torch.log10(after["mix"].norm() / before["mix"].norm())))
+    assert -12.01 < min(levels) < -9 and 0 < max(levels) < 3.01
+
+
+@pytest.mark.parametrize(("share", "run_frames"), [(0.1, 1.0), (0.2, 4.0), (0.5, 8.0)])
+def test_share_and_runs_of_frames_dropped(share, run_frames):
+    frames = torch.arange(20000, dtype=torch.float32)[None, :, None].repeat(2, 1, 1) + 1
+    held = FrameDrop(p=1.0, share=share, run_frames=run_frames)({"visual": frames})["visual"]
+    lost = (held != frames)[..., 0]
+    assert lost.float().mean() == pytest.approx(share, rel=0.15)
+    begins = (lost[:, 1:] & ~lost[:, :-1]).sum()
+    assert float(lost.sum() / begins) == pytest.approx(run_frames, rel=0.15)
+    assert not torch.equal(lost[0], lost[1])  # each speaker's own
+    # What is shown is the frame before, which was not lost itself.
+    row = held[0, :, 0]
+    first_kept = int(torch.nonzero(~lost[0])[0])
+    assert (row[first_kept + 1 :] - row[first_kept:-1] >= 0).all()
+    shown = set(row.long().tolist())
+    assert not shown & set((torch.nonzero(lost[0]).flatten() + 1).tolist())
+
+
+def test_stream_drop_never_takes_the_last_lips():
+    results = []
+    for has_lips in ((True, True), (True, False), (False, True)):
+        for _ in range(100):
+            after = StreamDrop(p=1.0)(item(has_lips=has_lips, num_samples=10))
+            assert after["visual_mask"].sum() == 1
+            assert (after["visual"].abs().sum((1, 2)) > 0).tolist() == after["visual_mask"].tolist()
+            if all(has_lips):
+                results.append(bool(after["visual_mask"][0]))
+    assert 30 < sum(results) < 70  # either of the two
+    before = item()
+    after = StreamDrop(p=0.0, p_both=1.0)(before)
+    assert not after["visual_mask"].any() and after["visual"].abs().sum() == 0
+    assert before["visual_mask"].all() and before["visual"].abs().sum() > 0
+
+
+@pytest.mark.parametrize("transform", [FrameDrop(p=1.0), StreamDrop(p=1.0)])
+def test_visual_transforms_pass_audio_only_items(transform):
+    audio_only = {"mix": torch.ones(3)}
+    assert transform(audio_only) == audio_only
+
+
+def lag(voice: torch.Tensor, wet: torch.Tensor, reach: int = 400) -> int:
+    """By how many samples ``wet`` comes after ``voice``, where they are most alike."""
+    spectrum = torch.fft.rfft(wet, 2 * wet.numel()) * torch.fft.rfft(voice, 2 * voice.numel()).conj()
+    likeness = torch.fft.irfft(spectrum)
+    return int(torch.cat([likeness[-reach:], likeness[: reach + 1]]).argmax()) - reach
+
+
+@pytest.fixture(scope="module")
+def simulated():
+    return SimulatedRooms(num_rooms=6, rt60_s=[0.15, 0.3], distance_m=[0.5, 2.0], size_m=[4, 7])
+
+
+def test_simulated_rooms_keep_the_voice_in_step(simulated):
+    voice = torch.randn(2 * RATE)
+    for number in range(len(simulated)):
+        response = simulated.response(number)
+        assert response[:2].abs().argmax() <= 1
+        wet = torch.nn.functional.conv1d(
+            torch.nn.functional.pad(voice, (len(response) - 1, 0))[None, None], response.flip(0)[None, None]
+        )[0, 0]
+        assert abs(lag(voice, wet)) <= 1
+        tail = response[800:].square().sum() / response.square().sum()
+        assert tail > 1e-4  # it is a room
+
+
+def test_simulated_rooms_are_repeatable_and_different(simulated):
+    again = SimulatedRooms(num_rooms=6, rt60_s=[0.15, 0.3], distance_m=[0.5, 2.0], size_m=[4, 7])
+    assert torch.equal(again.response(3), simulated.response(3))
+    assert again.response(2).shape != simulated.response(3).shape or not torch.equal(
+        again.response(2), simulated.response(3)
+    )
+    assert simulated.response(3) is simulated.response(3)
+
+
+def test_simulated_reverberation_time_is_near_the_one_asked_for():
+    room = SimulatedRooms(num_rooms=1, rt60_s=[0.2, 0.2], size_m=[5, 5]).response(0).double()
+    decay = 10 * torch.log10(room.flip(0).square().cumsum(0).flip(0) / room.square().sum())
+    fall = [int(torch.nonzero(decay < level)[0]) for level in (-5, -25)]
+    assert 3 * (fall[1] - fall[0]) / RATE == pytest.approx(0.2, rel=0.5)  # T20
+
+
+@pytest.mark.parametrize("delay", [0, 37, 800])
+def test_recorded_rooms_lose_their_delay(tmp_path, delay):
+    response = np.zeros(4000)
+    response[delay + np.array([0, 500, 900])] = (0.5, 0.7, -0.3)  # a reflection louder than the direct sound
+    soundfile.write(tmp_path / "room.wav", response, RATE, subtype="FLOAT")
+    rooms = RecordedRooms(tmp_path)
+    voice = torch.randn(RATE)
+    wet = RoomImpulseResponse(rooms, p=1.0)(voice)
+    assert wet.shape == voice.shape
+    scale = np.sqrt(0.5**2 + 0.7**2 + 0.3**2)
+    expected = 0.5 * voice
+    expected[500:] += 0.7 * voice[:-500]
+    expected[900:] -= 0.3 * voice[:-900]
+    torch.testing.assert_close(wet, expected / scale, atol=1e-4, rtol=0)
+
+
+def test_rooms_are_left_out_by_chance(tmp_path):
+    soundfile.write(tmp_path / "room.wav", [0.5, 0.0, 0.2], RATE)
+    voice = torch.randn(100)
+    transform = RoomImpulseResponse(RecordedRooms(tmp_path), p=0.5)
+    dry = sum(torch.equal(transform(voice), voice) for _ in range(200))
+    assert 70 < dry < 130
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda folder: AddNoise(p=1.5),
+        lambda folder: AddNoise(snr_db=[10, 0]),
+        lambda folder: AddNoise(folder=folder),
+        lambda folder: RecordedRooms(folder / "absent"),
+        lambda folder: SimulatedRooms(num_rooms=0),
+        lambda folder: SimulatedRooms(rt60_s=[0, 1]),
+        lambda folder: SimulatedRooms(distance_m=[5, 6], size_m=[3, 4]),
+        lambda folder: FrameDrop(share=1.0),
+        lambda folder: FrameDrop(share=0.9, run_frames=2),
+        lambda folder: StreamDrop(p=-0.1),
+        lambda folder: RandomGain(gain_db=[1]),
+    ],
+)
+def test_impossible_options_are_refused(tmp_path, make):
+    with pytest.raises(ValueError, match=r"must|no audio|no such|does not fit|cannot be reached"):
+        make(tmp_path)
