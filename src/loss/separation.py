@@ -1,0 +1,116 @@
+"""The training objective: weighted terms over voices, in fixed or permuted order.
+
+Axes: B batch, S speakers, T samples.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from src.metrics import functional as F
+
+ORDERS = ("fixed", "pit", "lips")
+
+
+class SeparationLoss(nn.Module):
+    """Weighted sum of per-voice terms, averaged over the voices of a batch.
+
+    Voices whose reference is silent are left out of the mean: no ratio is defined there, and its gradient
+    would drown that of the rest. Computed in float32 whatever autocast says.
+    """
+
+    def __init__(self, terms: Mapping[str, nn.Module], weights: Mapping[str, float], order: str = "fixed"):
+        """
+        Args:
+            terms: named modules, called as ``term(estimate=, target=, lengths=)`` and returning one loss a
+                voice.
+            weights: factor of each term, the same names.
+            order: how estimates and sources are paired.
+                "fixed": estimate i is source i, for models that are told the order (by lips).
+                "pit": the order of least loss, found per item, for audio-only models.
+                "lips": fixed for every item that has at least one mouth, PIT for items that have none.
+
+        Raises:
+            ValueError: an unknown order, no terms, or names of terms and weights that differ.
+        """
+        super().__init__()
+        if order not in ORDERS:
+            raise ValueError(f"loss order={order!r}: choose one of {', '.join(ORDERS)}")
+        if not terms or set(terms) != set(weights):
+            raise ValueError(
+                f"loss terms {sorted(terms)} and weights {sorted(weights)} must name the same terms"
+            )
+        self.terms = nn.ModuleDict(dict(terms))
+        self.weights = dict(weights)
+        self.order = order
+
+    def forward(
+        self,
+        estimates: Tensor,
+        sources: Tensor,
+        visual_mask: Tensor | None = None,
+        lengths: Tensor | None = None,
+        sources_mask: Tensor | None = None,
+        **batch,
+    ) -> dict[str, Tensor]:
+        """
+        Shape:
+            estimates, sources (B, S, T)
+            visual_mask (B, S) bool, True where the lips of a speaker exist; absent means no lips at all.
+            Only the order "lips" reads it.
+            lengths (B,) valid samples
+            sources_mask (B, S) bool, True where a true voice exists; the others are left out like silent ones
+
+        Returns:
+            "loss": the scalar to minimise; "<term>_loss": the unweighted terms, detached.
+
+        Raises:
+            ValueError: estimates and sources have different shapes.
+        """
+        if estimates.shape != sources.shape:
+            raise ValueError(
+                f"estimates {tuple(estimates.shape)} and sources {tuple(sources.shape)} must have one shape (B, S, T)"
+            )
+        with torch.autocast(estimates.device.type, enabled=False):
+            estimates, sources = estimates.float(), sources.float()
+            if self.order != "fixed":
+                estimates = self._reorder(estimates, sources, visual_mask, lengths)
+            active = ~F.is_silent(sources, lengths=lengths)  # (B, S)
+            if sources_mask is not None:
+                active = active & sources_mask
+            losses = {
+                name: _mean_where(term(estimate=estimates, target=sources, lengths=lengths), active)
+                for name, term in self.terms.items()
+            }
+            total = sum(self.weights[name] * loss for name, loss in losses.items())
+        return {"loss": total, **{f"{name}_loss": loss.detach() for name, loss in losses.items()}}
+
+    @torch.no_grad()
+    def _order_of_least_loss(self, estimates: Tensor, sources: Tensor, lengths: Tensor | None) -> Tensor:
+        """Shape: estimates, sources (B, S, T) -> (B, S), as `functional.best_permutation`."""
+        # (B, S, S, T)
+        estimate, target = torch.broadcast_tensors(estimates.unsqueeze(2), sources.unsqueeze(1))
+        cost = sum(
+            self.weights[name] * term(estimate=estimate, target=target, lengths=lengths)
+            for name, term in self.terms.items()
+        )
+        active = ~F.is_silent(sources, lengths=lengths)
+        return F.best_assignment(-torch.where(active.unsqueeze(1), cost, 0.0))
+
+    def _reorder(
+        self, estimates: Tensor, sources: Tensor, visual_mask: Tensor | None, lengths: Tensor | None
+    ) -> Tensor:
+        permuted = torch.ones(len(estimates), dtype=torch.bool, device=estimates.device)
+        if self.order == "lips" and visual_mask is not None:
+            permuted = ~visual_mask.any(dim=1)
+        if not permuted.any():
+            return estimates
+        order = self._order_of_least_loss(estimates, sources, lengths)
+        fixed = torch.arange(estimates.shape[1], device=estimates.device)
+        return F.permute(estimates, torch.where(permuted.unsqueeze(1), order, fixed))
+
+
+def _mean_where(values: Tensor, keep: Tensor) -> Tensor:
+    """Mean of the kept values; 0 with a gradient path when there is none."""
+    return torch.where(keep, values, 0.0).sum() / keep.sum().clamp(min=1)
