@@ -17,6 +17,7 @@ class CustomDirDataset(BaseDataset):
 
     Args:
         path: the data directory.
+        part: None for ``path/audio/mix``, or the folder of ``path/audio`` that holds ``mix``, such as ``test``.
         cache: file of lip embeddings.
         front_end: the lip-reading network, to compute embeddings when items are loaded. Give one of the two, or
             neither for audio-only use.
@@ -35,6 +36,7 @@ class CustomDirDataset(BaseDataset):
     def __init__(
         self,
         path: str | Path,
+        part: str | None = None,
         cache: str | Path | None = None,
         front_end: FrontEnd | None = None,
         missing_lips: Literal["error", "mask"] = "mask",
@@ -48,9 +50,10 @@ class CustomDirDataset(BaseDataset):
             raise ValueError(
                 f"cache={cache} and a front-end are both given: embeddings come from one of the two"
             )
-        index, self.problems = mixture_index(path)
+        index, self.problems = mixture_index(path, part)
         if not index and not self.problems:
-            raise ValueError(f"{path}: no mixtures (wav, flac or mp3) in its folder audio/mix")
+            folder = "audio/mix" if part is None else f"audio/{part}/mix"
+            raise ValueError(f"{path}: no mixtures (wav, flac or mp3) in its folder {folder}")
         super().__init__(index, limit, shuffle_index, item_transforms, instance_transforms, seed)
         self._lips = None
         if front_end is not None:
