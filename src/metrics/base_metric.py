@@ -12,7 +12,6 @@ from torch import Tensor
 
 from src.metrics import functional as F
 
-
 ORDERS = ("fixed", "pit", "lips")
 
 

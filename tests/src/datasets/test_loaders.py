@@ -211,6 +211,6 @@ def test_the_shipped_configurations_give_batches(voices_directory, datasets, tra
 def test_the_shipped_configuration_of_a_custom_directory(directory):
     directory.mixture("1_2")
     loaders, _ = get_dataloaders(
-        shipped("+datasets=custom_dir", f"+root={directory.root}", "+cache=null"), "cpu"
+        shipped("+datasets=custom_dir", f"+root={directory.root}", "+part=null", "+cache=null"), "cpu"
     )
     assert [batch["utt_id"] for batch in loaders["custom"]] == [["1_2"]]

@@ -185,6 +185,6 @@ def test_all_loss_and_metric_configs_instantiate_and_run():
             loss = instantiate(compose(overrides=[f"+loss={name}"]).loss)
             assert float(loss(**batch)["loss"]) < 0
         for name in metrics:
-            chosen = instantiate(compose(overrides=[f"+metrics={name}", "metrics.pit=true"]).metrics)
+            chosen = instantiate(compose(overrides=[f"+metrics={name}", "metrics.order=pit"]).metrics)
             for metric in [*chosen["train"], *chosen["inference"]]:
-                assert metric.pit and metric(**batch) > 0
+                assert metric.order == "pit" and metric(**batch) > 0
