@@ -1,0 +1,99 @@
+"""Start of a run: seeds, device, run folder, distributed processes."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from src.utils.io_utils import ROOT_PATH, absolute
+
+
+@dataclass(frozen=True)
+class Rank:
+    """This process among those that `torchrun` started; 0 of 1 without it."""
+
+    index: int
+    world_size: int
+    local_index: int
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and logs."""
+        return self.index == 0
+
+
+def init_distributed(device: str) -> Rank:
+    """Join the process group where `torchrun` started several processes (NCCL on GPUs, else gloo)."""
+    variables = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
+    rank = Rank(*(int(os.environ.get(name, default)) for name, default in variables.items()))
+    if rank.world_size > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    return rank
+
+
+def resolve_device(name: str) -> str:
+    """`auto` is the GPU where there is one.
+
+    Raises:
+        ValueError: a GPU is asked for that is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda"):
+        if not torch.cuda.is_available():
+            raise ValueError(
+                f"device={name}: no CUDA device is available here; use device=cpu or device=auto"
+            )
+        if name == "cuda":
+            name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    return name
+
+
+def set_random_seed(seed: int) -> None:
+    """Seed torch on every device. Nothing in this project draws from the global generators of numpy or Python."""
+    torch.manual_seed(seed)
+
+
+def prepare_run_folder(settings: Mapping[str, Any], run_name: str, rank: Rank) -> Path:
+    """Make, empty or keep the folder of a run; only the first process touches it.
+
+    Args:
+        settings: `save_dir` (folder of all runs), `override` (an existing run of that name is deleted),
+            `resume_from` (it is continued).
+        run_name: this run's name.
+        rank: this process.
+
+    Raises:
+        ValueError: the folder holds a run already and neither was asked for.
+    """
+    folder = absolute(settings["save_dir"]) / run_name
+    if not rank.is_main:
+        return folder
+    if folder.exists() and any(folder.iterdir()) and not settings["resume_from"]:
+        if not settings["override"]:
+            raise ValueError(
+                f"{folder} holds a run already: continue it with trainer.resume_from=last.pt, replace it with "
+                "trainer.override=true, or choose another run_name"
+            )
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def save_code_state(folder: Path) -> None:
+    """Keep commit and local changes beside the run, where git and a work tree are at hand."""
+    for name, command in (("git_commit.txt", ["rev-parse", "HEAD"]), ("git_diff.patch", ["diff", "HEAD"])):
+        try:
+            done = subprocess.run(
+                ["git", *command], cwd=ROOT_PATH, capture_output=True, text=True, check=False
+            )
+        except FileNotFoundError:  # git is not installed: the run works without
+            return
+        if done.returncode == 0:
+            (folder / name).write_text(done.stdout)

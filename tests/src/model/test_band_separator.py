@@ -1,0 +1,188 @@
+"""The separator through its forward call."""
+
+from itertools import pairwise
+
+import hydra
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from src.metrics.functional import si_snr
+from src.model import BandSeparator
+from src.model.blocks.band_split import BandGather, erb_band_edges
+from src.model.blocks.lip_fusion import resample_to_frames
+from src.model.blocks.stft import Stft
+
+SMALL = {
+    "visual_dim": 16,
+    "num_bands": 12,
+    "channels": 16,
+    "squeezed": 4,
+    "cue_channels": 16,
+    "cue_dropout": 0.0,
+}
+
+
+def small(seed: int = 0, **options) -> BandSeparator:
+    """An untrained small separator whose last layer is not zero, so that its estimates differ from halves."""
+    torch.manual_seed(seed)
+    model = BandSeparator(**{**SMALL, **options}).eval()
+    torch.nn.init.normal_(model.decoder.weight, std=0.1)
+    return model
+
+
+def lips(batch: int = 1, frames: int = 50) -> torch.Tensor:
+    return torch.randn(batch, 2, frames, SMALL["visual_dim"], generator=torch.Generator().manual_seed(1))
+
+
+def mixture(*shape: int) -> torch.Tensor:
+    return 0.1 * torch.randn(*shape, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("samples", [1, 2, 255, 256, 257, 639, 16000, 32001])
+def test_stft_inverts_at_any_length(samples):
+    stft = Stft(512, 256)
+    signal = mixture(2, samples)
+    torch.testing.assert_close(stft.inverse(stft(signal), samples), signal, atol=2e-6, rtol=0)
+
+
+def test_bands_cover_every_bin_once_and_round_trip():
+    edges = erb_band_edges(257, 24)
+    assert edges[0] == 0 and edges[-1] == 257 and all(b - a >= 2 for a, b in pairwise(edges))
+    gather = BandGather(257, 24)
+    bins = torch.randn(2, 3, 257, 2)
+    torch.testing.assert_close(gather.to_bins(gather.to_bands(bins)), bins)
+
+
+def test_lip_frames_are_read_at_their_centres():
+    ramp = torch.arange(4.0)[None, :, None]
+    # Frame k is centred at 640 k + 320, STFT frame n at 320 n: n = 1, 3, 5, 7 hit the centres.
+    resampled = resample_to_frames(ramp, 9, hop=320)[0, :, 0]
+    torch.testing.assert_close(resampled, torch.tensor([0, 0, 0.5, 1, 1.5, 2, 2.5, 3, 3]))
+
+
+@pytest.mark.parametrize("samples", [1, 100, 16000, 32000, 40001])
+def test_any_length_in_same_length_out_and_sum_is_the_mixture(samples):
+    mix = mixture(2, samples)
+    with torch.no_grad():
+        estimates = small()(mix, lips(2))["estimates"]
+    assert estimates.shape == (2, 2, samples)
+    torch.testing.assert_close(estimates.sum(1), mix, atol=1e-6, rtol=0)
+
+
+def test_starts_at_halves_of_the_mixture():
+    mix = mixture(2, 8000)
+    with torch.no_grad():
+        estimates = BandSeparator(**SMALL)(mix, lips(2))["estimates"]
+    torch.testing.assert_close(estimates, mix[:, None].expand(-1, 2, -1) / 2, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("present", [(True, True), (True, False)])
+def test_swapping_lips_swaps_voices(present):
+    model, mix, visual = small(), mixture(1, 16000), lips(frames=25)
+    mask = torch.tensor([present])
+    with torch.no_grad():
+        straight = model(mix, visual, mask)["estimates"]
+        swapped = model(mix, visual.flip(1), mask.flip(1))["estimates"]
+    torch.testing.assert_close(swapped.flip(1), straight, atol=1e-6, rtol=0)
+    assert (straight[:, 0] - straight[:, 1]).abs().max() > 1e-3
+
+
+def test_absent_lips_are_not_looked_at():
+    model, mix, visual = small(), mixture(1, 16000), lips(frames=25)
+    mask = torch.tensor([[True, False]])
+    other = visual.clone()
+    other[:, 1] = 1e3
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model(mix, visual, mask)["estimates"], model(mix, other, mask)["estimates"], atol=0, rtol=0
+        )
+        none = model(mix, visual, torch.zeros(1, 2, dtype=torch.bool))
+        absent = model(mix)
+    torch.testing.assert_close(none["estimates"], absent["estimates"], atol=1e-6, rtol=0)
+    assert not absent["visual_mask"].any()
+
+
+def test_level_is_kept():
+    model, mix = small(), mixture(1, 16000)
+    with torch.no_grad():
+        loud, quiet = (model(gain * mix, lips(frames=25))["estimates"] / gain for gain in (1.0, 1e-2))
+    torch.testing.assert_close(loud, quiet, atol=1e-5, rtol=1e-3)
+
+
+def test_an_item_does_not_depend_on_its_batch():
+    model, mix, visual = small(), mixture(3, 16000), lips(3, 25)
+    with torch.no_grad():
+        together = model(mix, visual)["estimates"][1:2]
+        alone = model(mix[1:2], visual[1:2])["estimates"]
+    torch.testing.assert_close(together, alone, atol=1e-6, rtol=0)
+
+
+def test_silence_gives_silence_and_finite_gradients():
+    model = small().train()
+    estimates = model(torch.zeros(1, 8000), lips(frames=13))["estimates"]
+    assert estimates.abs().max() < 1e-6
+    estimates.square().sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("options", [{}, {"visual_dim": 0}])
+def test_gradient_reaches_every_parameter(options):
+    """One mixture with both, one and no lips each: DistributedDataParallel relies on it."""
+    model = small(**options).train()
+    mask = torch.tensor([[True, True], [True, False], [False, False]])
+    estimates = model(mixture(3, 8000), lips(3, 13), mask)["estimates"]
+    estimates[:, 0].square().sum().backward()
+    unreached = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not unreached
+
+
+def test_lips_of_other_width_are_refused():
+    with pytest.raises(ValueError, match=r"16 \(model.visual_dim\)"):
+        small()(mixture(1, 8000), torch.randn(1, 2, 13, 8))
+
+
+def test_audio_only_reports_that_no_lips_were_used():
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    assert not small(visual_dim=0)(mixture(1, 8000), lips(), mask)["visual_mask"].any()
+
+
+@pytest.mark.parametrize("visual_dim", [0, 512, 1024])
+def test_default_model_keeps_its_budget(visual_dim):
+    """At most 1 M parameters and 4 GMACs for both voices of 2 s."""
+    with hydra.initialize(version_base=None, config_path="../../../src/configs"):
+        config = hydra.compose(
+            "train", overrides=[f"visual_dim={visual_dim}", f"model.visual_dim={visual_dim}"]
+        )
+    model = hydra.utils.instantiate(config.model).eval()
+    assert sum(p.numel() for p in model.parameters()) <= 1_000_000
+    visual = torch.randn(1, 2, 50, visual_dim) if visual_dim else None
+    model.requires_grad_(False)
+    with FlopCounterMode(display=False) as counter:
+        model(mixture(1, 32000), visual)
+    assert counter.get_total_flops() / 2 <= 4e9
+
+
+@pytest.mark.parametrize("visual_dim", [0, 16])
+def test_learns_four_mixtures(visual_dim):
+    """Two tones in noise a voice: a network that trains must separate what it has seen."""
+    torch.manual_seed(0)
+    time = torch.arange(8000) / 16000
+    pitches = torch.tensor([[200, 900], [300, 1400], [250, 2000], [350, 700]])
+    sources = (
+        torch.stack([torch.stack([torch.sin(6.283 * f * time) for f in pair]) for pair in pitches]) * 0.1
+    )
+    sources = sources + 0.002 * torch.randn_like(sources)
+    mix, visual = sources.sum(1), lips(4, 13) if visual_dim else None
+    model = small(visual_dim=visual_dim).train()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(60):
+        estimates = model(mix, visual)["estimates"]
+        loss = (estimates - sources).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.eval()
+    with torch.no_grad():
+        score = si_snr(estimate=model(mix, visual)["estimates"], target=sources)
+    assert score.mean() > 15, f"SI-SNR {score.mean():.1f} dB after 60 steps"
