@@ -1,0 +1,43 @@
+"""Data a run starts from: the user's directory and cache, or the embedded corpus made on the spot."""
+
+from pathlib import Path
+
+import torch.distributed as dist
+from omegaconf import DictConfig
+
+from pipeline.cache import FeatureCache
+from pipeline.embedded import prepare_embedded_corpus
+from src.utils.init_utils import Rank
+
+
+def prepare_data(config: DictConfig, rank: Rank) -> dict | None:
+    """Fill in `datasets.root`, `cache` and `visual_dim` where the user left them open.
+
+    Without `datasets.root` the embedded synthetic corpus is made (once) under `<trainer.save_dir>/embedded`.
+
+    Returns:
+        Identity of the cached lip embeddings, None for a separator without lips.
+
+    Raises:
+        ValueError: a lip-cued model without a cache.
+    """
+    if config.datasets.root is None:
+        folder = Path(config.trainer.save_dir) / "embedded"
+        if rank.world_size > 1 and not rank.is_main:
+            dist.barrier()  # the first process makes it
+        root, cache = prepare_embedded_corpus(folder)
+        if rank.world_size > 1 and rank.is_main:
+            dist.barrier()
+        config.datasets.root, config.cache = str(root), config.cache or str(cache)
+    if config.model.get("visual_dim", 0) == 0:
+        config.cache = None
+        return None
+    if config.cache is None:
+        raise ValueError(
+            "a lip-cued model needs cache=FILE: make one with `python precompute_visual.py --root "
+            f"{config.datasets.root}`, or train without lips with model=audio_only"
+        )
+    identity = FeatureCache(config.cache).identity
+    if config.visual_dim is None:
+        config.visual_dim = identity["dim"]
+    return identity

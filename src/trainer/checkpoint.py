@@ -1,0 +1,81 @@
+"""Checkpoints: plain tensors and values, written atomically, readable with `weights_only=True`."""
+
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from src.utils.io_utils import write_atomically
+
+FORMAT = 1
+LAST, BEST = "last.pt", "best.pt"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names the file and the remedy."""
+
+
+def save_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint: killed at any instant, the last whole one stays.
+
+    Args:
+        path: file to write.
+        content: `arch`, `epoch`, `step`, `state_dict`, `ema`, `optimizer`, `lr_scheduler`, `monitor_best`,
+            `config` (plain dict), `front_end` (identity of the lip embeddings, or None), `rng`.
+    """
+    write_atomically(path, lambda stream: torch.save({"format": FORMAT, **content}, stream))
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU.
+
+    Raises:
+        CheckpointError: the file is absent, damaged, or no checkpoint of this project.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path} does not exist: train one first, or name another file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile, OSError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read ({error}): is it whole?") from error
+    if not isinstance(content, dict) or "state_dict" not in content or "config" not in content:
+        raise CheckpointError(f"{path} is no checkpoint of this project: it lacks 'state_dict' or 'config'")
+    if content.get("format") != FORMAT:
+        raise CheckpointError(
+            f"checkpoint {path} has format {content.get('format')}, this version reads {FORMAT}: train anew or "
+            "use the version that wrote it"
+        )
+    return content
+
+
+def find_checkpoint(run_dir: str | Path) -> Path:
+    """The checkpoint to use of a run: the best where validation chose one, else the last.
+
+    Raises:
+        CheckpointError: the run has none.
+    """
+    for name in (BEST, LAST):
+        if (Path(run_dir) / name).is_file():
+            return Path(run_dir) / name
+    raise CheckpointError(
+        f"no {BEST} or {LAST} in {os.fspath(run_dir)}: train first, or pass checkpoint=FILE"
+    )
+
+
+def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: str | Path) -> None:
+    """Put the weights meant for use (the moving average where there is one) into a model.
+
+    Raises:
+        CheckpointError: names or shapes do not fit the model.
+    """
+    weights = checkpoint.get("ema") or checkpoint["state_dict"]
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"checkpoint {path} does not fit {type(model).__name__}: {error}") from error

@@ -1,0 +1,186 @@
+"""The training loop through `Trainer.train` and the checkpoints it leaves."""
+
+import copy
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from src.trainer.base_trainer import TrainingDiverged
+from src.trainer.checkpoint import CheckpointError, find_checkpoint, load_checkpoint, load_weights
+from tests.src.trainer.tones import compose, make_trainer
+
+
+def weights(trainer):
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+@pytest.mark.parametrize("options", [[], ["trainer.accumulation=2", "dataloader.num_workers=1"]])
+def test_two_epochs_resumed_for_two_equal_four(tmp_path, options):
+    straight = make_trainer(tmp_path / "straight", *options)
+    straight.train()
+    config = compose(*options)
+    config.trainer.n_epochs, config.scheduler.total_steps = 2, 12
+    make_trainer(tmp_path / "parts", config=config).train()
+    resumed = make_trainer(tmp_path / "parts", "trainer.resume_from=last.pt", *options)
+    torch.manual_seed(99)  # resuming must not rest on a lucky seed
+    assert resumed.step == 6
+    resumed = make_trainer(tmp_path / "parts", "trainer.resume_from=last.pt", *options)
+    resumed.train()
+    assert resumed.step == straight.step == 12
+    assert_same(weights(resumed), weights(straight))
+    assert_same(resumed.average.shadow, straight.average.shadow)
+    assert resumed.best == straight.best
+
+
+def test_time_limit_stops_within_an_epoch_and_continues_exactly(tmp_path, monkeypatch):
+    straight = make_trainer(tmp_path / "straight")
+    straight.train()
+    clock = iter(range(1000))
+    monkeypatch.setattr("src.trainer.base_trainer.time.monotonic", lambda: next(clock))
+    stopped = make_trainer(tmp_path / "parts", "trainer.max_minutes=0.07")  # 4.2 ticks: steps 1 to 5
+    stopped.train()
+    assert stopped.stopped_by_time and stopped.step == 5
+    monkeypatch.undo()
+    resumed = make_trainer(tmp_path / "parts", "trainer.resume_from=last.pt")
+    resumed.train()
+    assert_same(weights(resumed), weights(straight))
+
+
+def test_accumulated_batches_equal_one_large_batch(tmp_path):
+    # A large epsilon makes Adam linear in the gradient: rounding is not blown up to the size of a step.
+    common = [
+        "trainer.n_epochs=1",
+        "trainer.epoch_len=2",
+        "model.cue_dropout=0",
+        "+optimizer.eps=1",
+        "optimizer.lr=1",
+    ]
+    one = make_trainer(tmp_path / "a", "dataloader.batch_size=4", *common)
+    two = make_trainer(tmp_path / "b", "dataloader.batch_size=2", "trainer.accumulation=2", *common)
+    start = weights(one)
+    one.train()
+    two.train()
+    moved = sum((value - start[name]).abs().sum() for name, value in weights(one).items())
+    apart = sum((value - weights(one)[name]).abs().sum() for name, value in weights(two).items())
+    assert apart < 1e-3 * moved
+
+
+def test_validation_changes_neither_weights_nor_random_state(tmp_path):
+    trainer = make_trainer(tmp_path)
+    before, state = weights(trainer), torch.get_rng_state()
+    with torch.no_grad():
+        first = trainer._validate(1)
+    assert first and trainer._validate(1) is False
+    assert_same(before, weights(trainer))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_training_lowers_the_loss_and_keeps_best_and_last(tmp_path):
+    trainer = make_trainer(
+        tmp_path, "trainer.n_epochs=6", "trainer.epoch_len=10", "trainer.log_step=10", "optimizer.lr=1e-2"
+    )
+    trainer.train()
+    losses = [value for _, mode, name, value in trainer.writer.scalars if mode == "train" and name == "loss"]
+    assert losses[-1] < losses[0] - 1, losses
+    best = load_checkpoint(tmp_path / "best.pt")
+    assert find_checkpoint(tmp_path) == tmp_path / "best.pt"
+    assert (
+        best["monitor_best"]
+        == trainer.best
+        == max(
+            value for _, mode, name, value in trainer.writer.scalars if mode == "val" and name == "SI-SNRi"
+        )
+    )
+    load_weights(trainer.model, best, tmp_path / "best.pt")
+    assert_same(weights(trainer), best["ema"])
+    assert {"add_audio", "add_image", "add_table"} <= set(trainer.writer.calls)
+
+
+def test_gradient_norm_is_logged_before_clipping(tmp_path):
+    trainer = make_trainer(tmp_path, "trainer.max_grad_norm=1e-4", "trainer.n_epochs=1")
+    trainer.train()
+    norms = [value for *_, name, value in trainer.writer.scalars if name == "grad_norm"]
+    assert min(norms) > 1e-3
+
+
+def test_nan_stops_the_run_and_names_the_batch(tmp_path):
+    config = compose()
+    config.datasets.train.poison = 7
+    trainer = make_trainer(tmp_path, config=config)
+    with pytest.raises(TrainingDiverged, match="tones07"):
+        trainer.train()
+
+
+def test_unknown_monitor_is_refused_with_the_known_names(tmp_path):
+    with pytest.raises(ValueError, match=r"val_SI-SNRi"):
+        make_trainer(tmp_path, "trainer.monitor=max test_SI-SNRi")
+
+
+def test_early_stop(tmp_path):
+    trainer = make_trainer(
+        tmp_path, "trainer.n_epochs=50", "trainer.epoch_len=1", "trainer.early_stop=2", "optimizer.lr=0",
+        "optimizer.weight_decay=0",
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.step == 3  # one validation sets the best, two do not improve it
+
+
+def test_resuming_with_another_model_or_other_lips_is_refused(tmp_path):
+    make_trainer(tmp_path, "trainer.n_epochs=1").train()
+    with pytest.raises(CheckpointError, match="model configuration"):
+        make_trainer(tmp_path, "trainer.resume_from=last.pt", "model.channels=16")
+    with pytest.raises(CheckpointError, match="weights_sha256"):
+        make_trainer(tmp_path, "trainer.resume_from=last.pt", front_end={"weights_sha256": "f00"})
+
+
+def test_damaged_or_foreign_checkpoints_are_named(tmp_path):
+    make_trainer(tmp_path, "trainer.n_epochs=1").train()
+    whole = (tmp_path / "last.pt").read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"not a checkpoint"):
+        (tmp_path / "bad.pt").write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"bad\.pt"):
+            load_checkpoint(tmp_path / "bad.pt")
+    torch.save({"weights": torch.zeros(1)}, tmp_path / "bad.pt")
+    with pytest.raises(CheckpointError, match="no checkpoint of this project"):
+        load_checkpoint(tmp_path / "bad.pt")
+
+
+def test_kill_while_writing_leaves_the_last_whole_checkpoint(tmp_path):
+    code = (
+        "import sys, torch; from src.trainer.checkpoint import save_checkpoint\n"
+        "content = {'state_dict': {'w': torch.randn(500_000)}, 'config': {}}\n"
+        "print('ready', flush=True)\n"
+        "for step in range(10**9): save_checkpoint(sys.argv[1], {**content, 'step': step})"
+    )
+    path, delays = tmp_path / "last.pt", torch.rand(6, generator=torch.Generator().manual_seed(0)) * 0.1
+    process = None
+    for delay in delays.tolist():
+        process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)
+        process.stdout.readline()
+        while not path.exists():
+            time.sleep(0.005)
+        time.sleep(delay)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        assert load_checkpoint(path)["step"] >= 0
+
+
+def test_transforms_on_the_device_act_on_their_key(tmp_path):
+    trainer = make_trainer(tmp_path)
+    halved = copy.copy(trainer)
+    halved.batch_transforms = {"inference": {"mix": lambda mix: mix / 2}, "train": None}
+    batch = next(iter(trainer.evaluation_loaders["val"]))
+    assert torch.equal(halved.transform_batch(batch, is_train=False)["mix"], batch["mix"] / 2)
+    assert torch.equal(halved.transform_batch(batch, is_train=True)["mix"], batch["mix"])

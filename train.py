@@ -1,0 +1,81 @@
+"""Train a separator: `python train.py [option=value ...]`; without options, on the embedded corpus."""
+
+import sys
+
+import hydra
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from src.datasets.data_utils import get_dataloaders
+from src.datasets.preparation import prepare_data
+from src.logger.logger import setup_logging
+from src.trainer.base_trainer import TrainingDiverged
+from src.trainer.trainer import Trainer
+from src.utils.config import register_resolvers, usage_errors
+from src.utils.init_utils import (
+    init_distributed,
+    prepare_run_folder,
+    resolve_device,
+    save_code_state,
+    set_random_seed,
+)
+
+register_resolvers()
+
+
+def run(config: DictConfig) -> None:
+    """Instantiate what the configuration names and train."""
+    device = resolve_device(config.trainer.device)
+    rank = init_distributed(device)
+    run_dir = prepare_run_folder(config.trainer, config.run_name, rank)
+    logger = setup_logging(run_dir, append=bool(config.trainer.resume_from), is_main=rank.is_main)
+    front_end = prepare_data(config, rank)
+    set_random_seed(config.seed)
+    dataloaders, batch_transforms = get_dataloaders(config, device)
+    if config.trainer.epoch_len is None:
+        config.trainer.epoch_len = max(1, len(dataloaders["train"]) // config.trainer.accumulation)
+    model = instantiate(config.model).to(device)
+    logger.info(
+        f"{type(model).__name__}: {sum(p.numel() for p in model.parameters()):,} parameters on {device}"
+    )
+    plain = OmegaConf.to_container(config, resolve=True)
+    writer = None
+    if rank.is_main:
+        save_code_state(run_dir)
+        about = {"logger": logger, "project_config": plain, "save_dir": run_dir}
+        writer = instantiate(config.writer, **about, _recursive_=False, _convert_="all")
+    optimizer = instantiate(config.optimizer, params=model.parameters())
+    trainer = Trainer(
+        model=model,
+        criterion=instantiate(config.loss).to(device),
+        metrics=instantiate(config.metrics),
+        optimizer=optimizer,
+        lr_scheduler=instantiate(config.scheduler, optimizer=optimizer),
+        dataloaders=dataloaders,
+        config=plain,
+        run_dir=run_dir,
+        logger=logger,
+        writer=writer,
+        rank=rank,
+        front_end=front_end,
+        batch_transforms=batch_transforms,
+    )
+    try:
+        trainer.train()
+    finally:
+        if writer is not None:
+            writer.finish()
+
+
+@hydra.main(version_base=None, config_path="src/configs", config_name="train")
+def main(config: DictConfig) -> None:
+    """Run; what a user can mend is one line, not a traceback."""
+    try:
+        with usage_errors("train.py"):
+            run(config)
+    except TrainingDiverged as error:
+        sys.exit(f"train.py: {error}")
+
+
+if __name__ == "__main__":
+    main()
