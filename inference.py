@@ -1,0 +1,79 @@
+"""Separate a directory: `python inference.py root=DIR save_path=OUT [checkpoint=FILE] [cache=FILE] [option=value ...]`.
+
+Exit code 0: all is done. 2: the command cannot be carried out. 3: some recordings failed, or were separated without
+lips that are there; they are listed at the end and in OUT/inference.json.
+"""
+
+import sys
+
+import hydra
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from pipeline.lipreading.weights import file_digest
+from src.trainer.inferencer import Inferencer
+from src.trainer.lip_source import open_lips
+from src.trainer.separator import load_separator
+from src.utils.config import register_resolvers, usage_errors
+from src.utils.init_utils import resolve_device
+from src.utils.io_utils import absolute
+
+INCOMPLETE = 3
+
+register_resolvers()
+
+
+def make_datasets(config: DictConfig) -> dict:
+    """The datasets to separate, without lips: these are the inferencer's business."""
+    known = {part: c for part, c in config.datasets.items() if OmegaConf.is_dict(c) and "_target_" in c}
+    parts = config.inferencer.parts or [part for part in known if part != "train"]
+    if unknown := set(parts) - set(known):
+        raise ValueError(
+            f"inferencer.parts: no {', '.join(unknown)} in datasets; there are {', '.join(known)}"
+        )
+    lenient = {"cache": None, "strict": False}
+    own = {part: {key: lenient[key] for key in lenient if key in known[part]} for part in parts}
+    return {part: instantiate(known[part], **own[part]) for part in parts}
+
+
+def run(config: DictConfig) -> bool:
+    """Separate, print and write the report; returns whether nothing is missing."""
+    if missing := [key for key in ("root", "save_path") if OmegaConf.is_missing(config, key)]:
+        raise ValueError(f"{' and '.join(missing)} missing; type: python inference.py root=DIR save_path=OUT")
+    settings = config.inferencer
+    config.root = str(absolute(config.root))
+    device = resolve_device(settings.device)
+    separator = load_separator(absolute(settings.from_pretrained or config.run_dir))
+    datasets = make_datasets(config)
+    records = [record for dataset in datasets.values() for record in dataset.index]
+    where = {"cache": config.cache, "weights": config.weights, "folders": separator.folders}
+    lips = open_lips(separator.front_end, records, device=device, use=settings.lips, **where)
+    inferencer = Inferencer(
+        model=separator.model,
+        datasets=datasets,
+        save_path=absolute(settings.save_path),
+        lips=lips,
+        device=device,
+        metrics=instantiate(config.metrics.inference),
+        output_format=settings.format,
+        **{option: settings[option] for option in ("window_s", "overlap_s", "batch_size", "jobs")},
+    )
+    inferencer.run_inference()
+    print(*(f"\n{part}: {report}" for part, report in inferencer.reports.items()), sep="\n")
+    checkpoint = {"file": str(separator.path), "sha256": file_digest(separator.path)}
+    inferencer.write_summary(
+        {"checkpoint": checkpoint, "front_end": separator.front_end, "settings": OmegaConf.to_object(config)}
+    )
+    return all(report.complete for report in inferencer.reports.values())
+
+
+@hydra.main(version_base=None, config_path="src/configs", config_name="inference")
+def main(config: DictConfig) -> None:
+    """Run; what a user can mend is one line, not a traceback."""
+    with usage_errors("inference.py"):
+        complete = run(config)
+    sys.exit(0 if complete else INCOMPLETE)
+
+
+if __name__ == "__main__":
+    main()

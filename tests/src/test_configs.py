@@ -1,0 +1,72 @@
+"""Every choice of every group composes, and every `_target_` exists."""
+
+from pathlib import Path
+
+import hydra
+import pytest
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+
+from src.utils.config import register_resolvers
+
+CONFIGS = Path(__file__).resolve().parents[2] / "src/configs"
+GROUPS = (
+    "model",
+    "writer",
+    "metrics",
+    "datasets",
+    "dataloader",
+    "transforms",
+    "loss",
+    "optimizer",
+    "scheduler",
+)
+CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONFIGS / group).glob("*.yaml"))]
+FOR_INFERENCE = {("datasets", "custom_dir")}
+
+
+def targets(node):
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node["_target_"]
+        node = node.values()
+    elif not isinstance(node, list):
+        return
+    for child in node:
+        yield from targets(child)
+
+
+def compose(name: str, *overrides: str) -> dict:
+    register_resolvers()
+    with hydra.initialize_config_dir(version_base=None, config_dir=str(CONFIGS)):
+        return OmegaConf.to_container(hydra.compose(name, overrides=list(overrides)), resolve=True)
+
+
+def test_the_count_of_choices():
+    """A new file must be seen by the tests below."""
+    assert len(CHOICES) == len(list(CONFIGS.glob("*/*.yaml"))) >= 20
+    assert {group for group, _ in CHOICES} == set(GROUPS)
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES)
+def test_every_choice_composes_and_its_targets_exist(group, choice):
+    if (group, choice) in FOR_INFERENCE or group == "metrics":
+        config = compose("inference", "root=data", "save_path=out", f"{group}={choice}")
+    else:
+        config = compose("train", f"{group}={choice}")
+    found = list(targets(config))
+    assert found
+    for target in found:
+        get_object(target)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [("train", []), ("inference", ["root=a", "save_path=b"]), ("calc_metrics", ["pred=a", "truth=b"])],
+)
+def test_scripts_leave_no_litter(name, overrides):
+    """Hydra neither changes the working directory nor writes folders of its own."""
+    register_resolvers()
+    with hydra.initialize_config_dir(version_base=None, config_dir=str(CONFIGS)):
+        config = hydra.compose(name, overrides=overrides, return_hydra_config=True)
+    assert config.hydra.run.dir == "." and config.hydra.output_subdir is None and not config.hydra.job.chdir
