@@ -2,8 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -17,19 +16,20 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("mul", lambda a, b: a * b, replace=True)
 
 
-@contextmanager
-def usage_errors(script: str) -> Iterator[None]:
-    """What a user can mend (ValueError, a wrong option) ends the script in one line and exit code 2.
+def run_script(main: Callable[[], None], script: str) -> None:
+    """Run a script's Hydra entry point: what a user can mend (ValueError, a wrong option) ends in a message and exit
+    code 2, anything else in a traceback and exit code 1.
 
-    `HYDRA_FULL_ERROR=1` shows the traceback instead.
+    `HYDRA_FULL_ERROR=1` shows the traceback of either.
     """
+    shows_all = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    # Hydra itself would end a misspelt option and a defect of the program alike, in exit code 1.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        yield
+        main()
     except (ValueError, HydraException, OmegaConfBaseException) as error:
-        if os.environ.get("HYDRA_FULL_ERROR"):
-            raise
         cause = error.__cause__ if isinstance(error, HydraException) and error.__cause__ else error
-        if not isinstance(cause, ValueError | HydraException | OmegaConfBaseException):
+        if shows_all or not isinstance(cause, ValueError | HydraException | OmegaConfBaseException):
             raise
         print(f"{script}: {cause}\n(HYDRA_FULL_ERROR=1 shows where)", file=sys.stderr)
         sys.exit(USAGE_ERROR)

@@ -63,6 +63,8 @@ def set_random_seed(seed: int) -> None:
 def prepare_run_folder(settings: Mapping[str, Any], run_name: str, rank: Rank) -> Path:
     """Make, empty or keep the folder of a run; only the first process touches it.
 
+    A folder without a checkpoint is no run: it was left by one that could not start.
+
     Args:
         settings: `save_dir` (folder of all runs), `override` (an existing run of that name is deleted),
             `resume_from` (it is continued).
@@ -75,7 +77,7 @@ def prepare_run_folder(settings: Mapping[str, Any], run_name: str, rank: Rank) -
     folder = absolute(settings["save_dir"]) / run_name
     if not rank.is_main:
         return folder
-    if folder.exists() and any(folder.iterdir()) and not settings["resume_from"]:
+    if any(folder.glob("*.pt")) and not settings["resume_from"]:
         if not settings["override"]:
             raise ValueError(
                 f"{folder} holds a run already: continue it with trainer.resume_from=last.pt, replace it with "

@@ -1,0 +1,149 @@
+"""`python train.py` on a small corpus: what a user types, sees and finds afterwards."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from pipeline.extract import precompute
+from pipeline.frontend import FrontEnd
+from pipeline.lipreading.seeded import write_seeded
+from pipeline.synthetic import write_corpus
+from src.trainer.checkpoint import load_checkpoint
+from src.utils.io_utils import ROOT_PATH
+
+NETWORK = "lrw_snv05x_tcn1x"
+TINY = [
+    "model.num_bands=8",
+    "model.channels=8",
+    "model.squeezed=2",
+    "model.shared_blocks=1",
+    "model.voice_blocks=1",
+    "model.cue_channels=8",
+    "model.cue_dropout=0",
+    "dataloader.num_workers=0",
+    "trainer.device=cpu",
+    "trainer.n_epochs=1",
+    "trainer.epoch_len=3",
+    "trainer.log_examples=1",
+]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A small corpus of talking mouths and the cache of its embeddings."""
+    folder = tmp_path_factory.mktemp("train")
+    root = write_corpus(folder / "corpus", train=12, val=3, test=0, jobs=1)
+    write_seeded(NETWORK, folder / "seeded.pt")
+    front_end = FrontEnd(network=NETWORK, weights=folder / "seeded.pt", device="cpu")
+    precompute(root, folder / "mouths.h5", front_end, workers=0)
+    return folder
+
+
+def train(work, *options, launcher=(), threads="1"):
+    arguments = [
+        f"datasets.root={work / 'corpus'}",
+        f"cache={work / 'mouths.h5'}",
+        f"trainer.save_dir={work / 'saved'}",
+        *TINY,
+        *options,
+    ]
+    return subprocess.run(
+        [sys.executable, *launcher, str(ROOT_PATH / "train.py"), *arguments],
+        cwd=work,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": threads},
+    )
+
+
+def test_a_run_leaves_checkpoints_and_logs_and_is_not_overwritten_but_continued(work):
+    done = train(work, "run_name=plain")
+    assert done.returncode == 0, done.stderr
+    folder = work / "saved/plain"
+    assert {"best.pt", "last.pt", "info.log", "scalars.csv", "git_commit.txt"} <= {
+        path.name for path in folder.iterdir()
+    }
+    assert list(folder.rglob("*_s1_estimate*.wav")) and list(folder.rglob("*_mix*.png"))
+    checkpoint = load_checkpoint(folder / "last.pt")
+    assert checkpoint["step"] == 3 and checkpoint["front_end"]["network"] == NETWORK
+
+    again = train(work, "run_name=plain")
+    assert again.returncode == 2 and "trainer.resume_from=last.pt" in again.stderr
+    assert "Traceback" not in again.stderr
+
+    resumed = train(work, "run_name=plain", "trainer.resume_from=last.pt", "trainer.n_epochs=2")
+    assert resumed.returncode == 0, resumed.stderr
+    assert load_checkpoint(folder / "last.pt")["step"] == 6
+
+
+def test_a_time_limit_is_a_success_and_keeps_a_checkpoint(work):
+    done = train(work, "run_name=short", "trainer.epoch_len=100000", "trainer.max_minutes=0.02")
+    assert done.returncode == 0, done.stderr
+    assert "continue with trainer.resume_from=last.pt" in done.stdout
+    assert 0 < load_checkpoint(work / "saved/short/last.pt")["step"] < 100000
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["cache=null"], "precompute_visual.py"),
+        (["cache=absent.h5"], "absent.h5"),
+        (["datasets.root=absent"], "absent"),
+        (["trainer.n_epoch=1"], "n_epoch"),
+        (["model=largest"], "largest"),
+        (["dataloader.batch_size=500"], "dataloader.batch_size"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line_and_exit_code_2(work, options, message):
+    done = train(work, "run_name=wrong", *options)
+    assert done.returncode == 2 and message in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_wandb_offline_from_the_command_line_needs_no_account(work, monkeypatch):
+    for key in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(key, raising=False)
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(work / "no_account"))
+    monkeypatch.setenv("HOME", str(work))
+    done = train(work, "run_name=tracked", "writer=wandb")
+    assert done.returncode == 0, done.stderr
+    assert "wandb sync" in done.stdout
+    assert list((work / "saved/tracked").rglob("*.wandb"))
+
+
+def test_two_processes_train_as_one_with_their_batches_together(work):
+    """Gradients are averaged over the processes and only the first one writes."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    # A large epsilon makes Adam linear in the gradient: rounding is not blown up to the size of a step.
+    common = ["transforms=none", "+optimizer.eps=1", "optimizer.lr=1", "optimizer.fused=false"]
+    two = train(work, "run_name=two", "dataloader.batch_size=2", *common, launcher=launcher)
+    assert two.returncode == 0, two.stderr
+    one = train(work, "run_name=one", "dataloader.batch_size=4", *common)
+    assert one.returncode == 0, one.stderr
+    assert two.stdout.count("parameters on cpu") == 1
+    results = {name: load_checkpoint(work / f"saved/{name}/last.pt") for name in ("one", "two")}
+    assert results["one"]["step"] == results["two"]["step"] == 3
+    weights = {name: result["state_dict"] for name, result in results.items()}
+    apart = sum((weights["one"][key] - value).abs().sum() for key, value in weights["two"].items())
+    size = sum(value.abs().sum() for value in weights["one"].values())
+    assert apart < 1e-5 * size
+    assert results["two"]["monitor_best"] == pytest.approx(results["one"]["monitor_best"], abs=1e-3)
+
+
+def test_without_options_it_trains_on_the_embedded_corpus(work, tmp_path):
+    (tmp_path / "saved").mkdir()
+    done = subprocess.run(
+        [sys.executable, str(ROOT_PATH / "train.py"), *TINY, f"trainer.save_dir={tmp_path / 'saved'}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "saved/embedded/corpus/corpus.json").read_text())
+    front_end = load_checkpoint(tmp_path / "saved/separator/last.pt")["front_end"]
+    assert "not a lip reader" in front_end["weights_kind"]
+    assert torch.isfinite(torch.tensor(load_checkpoint(tmp_path / "saved/separator/last.pt")["monitor_best"]))
