@@ -15,7 +15,7 @@ from src.metrics.grouping import Grouping, read_speakers
 from src.metrics.pairing import FolderError, pair_files
 from src.metrics.report_table import CSV_NAME, JSON_NAME, format_problems, format_table, write_report
 from src.metrics.scoring import metric_specs
-from src.utils.config import run_script
+from src.utils.config import run_script, usage_errors
 from src.utils.io_utils import absolute
 
 PROBLEMS = 3
@@ -62,8 +62,10 @@ def _make_folder(out: Path) -> None:
 
 @hydra.main(version_base=None, config_path="src/configs", config_name="calc_metrics")
 def main(config: DictConfig) -> None:
-    """Evaluate and exit."""
-    sys.exit(run(config))
+    """Evaluate; what a user can mend is one message, not a traceback."""
+    with usage_errors("calc_metrics.py"):
+        code = run(config)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pipeline.lipreading.weights import file_digest
 from src.trainer.inferencer import Inferencer
 from src.trainer.lip_source import open_lips
 from src.trainer.separator import load_separator
-from src.utils.config import register_resolvers, run_script
+from src.utils.config import register_resolvers, run_script, usage_errors
 from src.utils.init_utils import resolve_device
 from src.utils.io_utils import absolute
 
@@ -69,8 +69,10 @@ def run(config: DictConfig) -> bool:
 
 @hydra.main(version_base=None, config_path="src/configs", config_name="inference")
 def main(config: DictConfig) -> None:
-    """Separate and exit."""
-    sys.exit(0 if run(config) else INCOMPLETE)
+    """Separate; what a user can mend is one message, not a traceback."""
+    with usage_errors("inference.py"):
+        complete = run(config)
+    sys.exit(0 if complete else INCOMPLETE)
 
 
 if __name__ == "__main__":

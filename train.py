@@ -11,7 +11,7 @@ from src.datasets.preparation import prepare_data
 from src.logger.logger import setup_logging
 from src.trainer.base_trainer import TrainingDiverged
 from src.trainer.trainer import Trainer
-from src.utils.config import register_resolvers, run_script
+from src.utils.config import register_resolvers, run_script, usage_errors
 from src.utils.init_utils import (
     init_distributed,
     prepare_run_folder,
@@ -69,9 +69,10 @@ def run(config: DictConfig) -> None:
 
 @hydra.main(version_base=None, config_path="src/configs", config_name="train")
 def main(config: DictConfig) -> None:
-    """Train; a run that diverged ends in one line and exit code 1."""
+    """Train; what a user can mend is one message, not a traceback."""
     try:
-        run(config)
+        with usage_errors("train.py"):
+            run(config)
     except TrainingDiverged as error:
         sys.exit(f"train.py: {error}")
 

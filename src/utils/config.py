@@ -2,13 +2,15 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 USAGE_ERROR = 2
+_SHOWS_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
 def register_resolvers() -> None:
@@ -16,20 +18,34 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("mul", lambda a, b: a * b, replace=True)
 
 
-def run_script(main: Callable[[], None], script: str) -> None:
-    """Run a script's Hydra entry point: what a user can mend (ValueError, a wrong option) ends in a message and exit
-    code 2, anything else in a traceback and exit code 1.
+@contextmanager
+def usage_errors(script: str) -> Iterator[None]:
+    """What a user can mend (ValueError, a wrong option) ends the script in one message and exit code 2.
 
-    `HYDRA_FULL_ERROR=1` shows the traceback of either.
+    `HYDRA_FULL_ERROR=1` shows the traceback instead.
     """
-    shows_all = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    try:
+        yield
+    except (ValueError, HydraException, OmegaConfBaseException) as error:
+        # Hydra wraps what a constructor raises; its own words about options are better than their cause's.
+        wrapped = isinstance(error, HydraException) and error.__cause__ is not None
+        if wrapped and isinstance(error.__cause__, ValueError):
+            error = error.__cause__
+        elif wrapped and not isinstance(error.__cause__, HydraException | OmegaConfBaseException):
+            raise
+        if _SHOWS_TRACEBACKS:
+            raise
+        print(f"{script}: {error}\n(HYDRA_FULL_ERROR=1 shows where)", file=sys.stderr)
+        sys.exit(USAGE_ERROR)
+
+
+def run_script(main: Callable[[], None], script: str) -> None:
+    """Run a script's Hydra entry point, so that an option that does not exist is a usage error too."""
     # Hydra itself would end a misspelt option and a defect of the program alike, in exit code 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        main()
-    except (ValueError, HydraException, OmegaConfBaseException) as error:
-        cause = error.__cause__ if isinstance(error, HydraException) and error.__cause__ else error
-        if shows_all or not isinstance(cause, ValueError | HydraException | OmegaConfBaseException):
-            raise
-        print(f"{script}: {cause}\n(HYDRA_FULL_ERROR=1 shows where)", file=sys.stderr)
-        sys.exit(USAGE_ERROR)
+        with usage_errors(script):
+            main()
+    except BrokenPipeError:  # whoever read the output has seen enough, as in `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
