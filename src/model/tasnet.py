@@ -13,7 +13,7 @@ from src.model.blocks.voices import NUM_VOICES, no_lips, summary, unit_level
 class GatedEncoder(nn.Module):
     """Nonnegative weights of the basis: a rectified analysis under a sigmoid gate.
 
-    Reference: Luo and Mesgarani, "TasNet", 2018, eq. 4.
+    Reference: Luo and Mesgarani, "TasNet", 2018, mixture weights by a gated convolution.
     """
 
     def __init__(self, basis: int, segment: int) -> None:

@@ -2,7 +2,7 @@
 
 Axes: B batch, G chunks, K frames of a chunk, C channels.
 
-Reference: Luo, Chen and Yoshioka, "Dual-path RNN", 2020, sec. 2.1.2, eq. 1 to 6.
+Reference: Luo, Chen and Yoshioka, "Dual-path RNN", 2020, intra- and inter-chunk processing.
 """
 
 from torch import Tensor, nn

@@ -11,7 +11,7 @@ class GlobalLayerNorm(nn.GroupNorm):
 
     Shape: (B, C, ...) -> the same.
 
-    Reference: Luo and Mesgarani, "Conv-TasNet", 2019, eq. 13 to 15; it is group normalisation with one group.
+    Reference: Luo and Mesgarani, "Conv-TasNet", 2019, definition of gLN; it is group normalisation with one group.
     """
 
     def __init__(self, channels: int) -> None:

@@ -5,7 +5,7 @@ They take the place of the STFT in the TasNet family. Windows overlap by half, l
 
 Axes: B batch, T samples, N frames, E basis signals.
 
-Reference: Luo and Mesgarani, "Conv-TasNet", 2019, eq. 1 to 3, with a linear encoder.
+Reference: Luo and Mesgarani, "Conv-TasNet", 2019, convolutional encoder-decoder, with a linear encoder.
 """
 
 import torch

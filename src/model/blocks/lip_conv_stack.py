@@ -2,7 +2,7 @@
 
 Axes: B batch, S = 2 voices, F video frames, D lip embedding, N frames, V channels.
 
-Reference: Wu et al., "Time domain audio visual speech separation", 2019, sec. 2.2.
+Reference: Wu et al., "Time domain audio visual speech separation", 2019, video encoder.
 """
 
 import torch

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 class MaskHead(nn.Module):
     """PReLU, pointwise convolution and sigmoid: one mask a voice, each between 0 and 1 on its own.
 
-    Reference: Luo and Mesgarani, "Conv-TasNet", 2019, sec. III-B (sigmoid masks; they need not sum to one).
+    Reference: Luo and Mesgarani, "Conv-TasNet", 2019, with sigmoid masks, which need not sum to one.
     """
 
     def __init__(self, channels: int, voices: int, basis: int) -> None:

@@ -2,7 +2,7 @@
 
 Axes: B batch, N frames, C channels, G chunks, K frames of a chunk.
 
-Reference: Luo, Chen and Yoshioka, "Dual-path RNN", 2020, sec. 2.1.1 and 2.1.3.
+Reference: Luo, Chen and Yoshioka, "Dual-path RNN", 2020, segmentation and overlap-add.
 """
 
 from torch import Tensor

@@ -2,7 +2,7 @@
 
 Axes: B batch, N frames, C channels of the residual path, H channels inside a block, K channels of the skip path.
 
-Reference: Luo and Mesgarani, "Conv-TasNet", 2019, fig. 1 and sec. II-C.
+Reference: Luo and Mesgarani, "Conv-TasNet", 2019, convolutional separation module.
 """
 
 from torch import Tensor, nn
