@@ -58,7 +58,7 @@ def load_separator(path: str | Path) -> Separator:
             "that trained it"
         ) from error
     load_weights(model, checkpoint, path)
-    takes_lips = bool(config.get("visual_dim", 1))
+    takes_lips = bool(config.get("visual_dim", 0))
     front_end = checkpoint.get("front_end") if takes_lips else None
     folders = [path.parent, ROOT_PATH / "weights"]
     if checkpoint["config"].get("cache"):
