@@ -8,6 +8,7 @@ from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatterSciNotation
 
 from src.trainer.cost.profile import CostReport
 from src.trainer.cost.workload import INFERENCE
@@ -82,9 +83,15 @@ def draw_pareto(points: Sequence[ScoredModel], report: CostReport, path: Path) -
         axes.plot([costs[i] for i in front], [scores[i] for i in front], linestyle="--", linewidth=1)
         for point, cost in zip(points, costs):
             axes.annotate(
-                point.name, (cost, point.si_snri_db), xytext=(4, 4), textcoords="offset points", fontsize=8
+                point.name,
+                (cost, point.si_snri_db),
+                xytext=(0, 6),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
             )
         axes.set(xlabel=label, xscale="log")
+        axes.xaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(2, 0.5)))
         axes.margins(0.2)
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("SI-SNRi, dB")

@@ -173,11 +173,13 @@ def test_steps_are_timed_in_turns_and_warm_up_is_left_out():
 
 
 def test_memory_of_a_known_allocation():
-    """256 MB that are given back before the end, in a process that held and freed more before."""
+    """256 MB in small pieces, in a process that held more before and has the freed heap still resident."""
     code = (
         "import json, torch; from dataclasses import asdict; from src.trainer.cost.memory import peak_of_call\n"
-        "torch.ones(100_000_000).sum()\n"
-        "print(json.dumps(asdict(peak_of_call(lambda: torch.ones(64_000_000).sum(), 'cpu'))))"
+        "pieces = lambda: [torch.ones(20_000) for _ in range(3200)]\n"
+        "before, top = pieces(), torch.ones(10)\n"
+        "del before\n"
+        "print(json.dumps(asdict(peak_of_call(pieces, 'cpu'))))"
     )
     child = subprocess.run([sys.executable, "-c", code], cwd=ROOT_PATH, capture_output=True, text=True)
     assert child.returncode == 0, child.stderr
