@@ -22,9 +22,9 @@ _LEGEND = """\
 MACs: matmuls, attention, convolutions, recurrences and Fourier transforms of inference; flop_counter: what
 torch.utils.flop_counter sees of them. Disk: safetensors. MB are 10^6 bytes. Time: median over {repeats} repeats taken
 in turns, separator in fp32, decoding of files not included. Real-time factor: inference over the duration of the
-audio. Memory: of one step in a fresh process; on a CPU the rise of resident memory above model and input, on a GPU
-all that PyTorch allocated. Training: forward, loss, backward, optimizer; in part "both" the lip reader runs in each
-step, in part "separator" embeddings come from the cache."""
+audio. Memory: of one step in a fresh process; on a CPU the rise of resident memory above model and input, without
+fragmentation of the heap, on a GPU all that PyTorch allocated. Training: forward, loss, backward, optimizer; in part
+"both" the lip reader runs in each step, in part "separator" embeddings come from the cache."""
 
 
 def format_markdown(report: CostReport) -> str:

@@ -244,16 +244,17 @@ def test_wrong_names_are_refused(named, message, composed):
 
 
 def test_memory_and_sweeps_of_a_profile(composed):
-    """Four times the length costs at least twice the memory; training costs more than inference."""
+    """Memory repeats; four times the length costs at least twice as much; training costs more than inference."""
     overrides = [f"model.{key}={value}" for key, value in SMALL.items()]
     subjects = find_subjects(
         models="audio_only", checkpoints=[], lip_reader="lrw_snv05x_tcn1x", overrides=overrides
     )
-    report = profile_models(subjects, devices=["cpu"], seconds=8, warmup=0, repeats=1, length_sweep=[32])
-    (profile,), (point,) = report.profiles, report.sweep
+    report = profile_models(subjects, devices=["cpu"], seconds=8, warmup=0, repeats=1, length_sweep=[8, 32])
+    (profile,), (again, point) = report.profiles, report.sweep
     assert list(profile.sizes) == list(profile.costs["cpu"]) == [SEPARATOR]
     costs = profile.costs["cpu"][SEPARATOR]
     assert costs[TRAINING].memory.step_bytes > costs[INFERENCE].memory.step_bytes > 1e6
+    assert again.memory.step_bytes == pytest.approx(costs[INFERENCE].memory.step_bytes, rel=0.05)
     assert point.memory.step_bytes > 2 * costs[INFERENCE].memory.step_bytes
     assert point.time.median_s > costs[INFERENCE].time.median_s
     text = format_markdown(report)
