@@ -75,7 +75,10 @@ def test_no_circles():
         pytest.fail(f"imports run in a circle: {' -> '.join(error.args[1])}")
 
 
-@pytest.mark.parametrize("script", ["precompute_visual.py", "train.py", "inference.py", "calc_metrics.py"])
+@pytest.mark.parametrize(
+    "script",
+    ["precompute_visual.py", "train.py", "inference.py", "calc_metrics.py", "profile_model.py"],
+)
 def test_scripts_are_wiring(script):
     source = (ROOT / script).read_text()
     assert len(source.splitlines()) < 90

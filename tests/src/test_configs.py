@@ -62,7 +62,12 @@ def test_every_choice_composes_and_its_targets_exist(group, choice):
 
 @pytest.mark.parametrize(
     ("name", "overrides"),
-    [("train", []), ("inference", ["root=a", "save_path=b"]), ("calc_metrics", ["pred=a", "truth=b"])],
+    [
+        ("train", []),
+        ("inference", ["root=a", "save_path=b"]),
+        ("calc_metrics", ["pred=a", "truth=b"]),
+        ("profile", []),
+    ],
 )
 def test_scripts_leave_no_litter(name, overrides):
     """Hydra neither changes the working directory nor writes folders of its own."""

@@ -1,0 +1,1 @@
+"""What a separator costs: parameters, operations, memory, size on disk and time."""
