@@ -14,7 +14,7 @@ from src.trainer.cost.cost_table import format_markdown, make_folder, write_repo
 from src.trainer.cost.pareto import PICTURE_NAME, draw_pareto, read_scores, scored_models
 from src.trainer.cost.profile import profile_models
 from src.trainer.cost.subjects import find_subjects
-from src.utils.config import register_resolvers, usage_errors
+from src.utils.config import register_resolvers, run_script, usage_errors
 from src.utils.init_utils import resolve_device
 from src.utils.io_utils import absolute
 
@@ -60,4 +60,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main, "profile_model.py")

@@ -91,4 +91,4 @@ def _as_list(names: Names) -> list[str]:
 
 
 def _takes_lips(model: dict[str, Any]) -> bool:
-    return bool(model.get("visual_dim", 1))
+    return bool(model.get("visual_dim", 0))
