@@ -5,5 +5,6 @@ utterance instead of lips (VoiceFilter, SpEx+) will be further files beside it.
 """
 
 from src.model.band_separator import BandSeparator
+from src.model.rtfs_net import RtfsNet
 
-__all__ = ["BandSeparator"]
+__all__ = ["BandSeparator", "RtfsNet"]

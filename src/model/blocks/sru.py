@@ -146,7 +146,7 @@ class SruLayer(nn.Module):
     """One bidirectional layer. Its highway x is the input where that is as wide as the output, else a product."""
 
     HIGHWAY_SCALE = math.sqrt(3)
-    """Keeps the variance of the output at that of the input at the start (Lei et al. 2018, section 3.2)."""
+    """Keeps the variance of the output at that of the input at the start (Lei et al. 2018, initialization)."""
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
