@@ -5,6 +5,7 @@ utterance instead of lips (VoiceFilter, SpEx+) will be further files beside it.
 """
 
 from src.model.band_separator import BandSeparator
+from src.model.ctcnet import CtcNet
 from src.model.rtfs_net import RtfsNet
 
-__all__ = ["BandSeparator", "RtfsNet"]
+__all__ = ["BandSeparator", "CtcNet", "RtfsNet"]

@@ -48,6 +48,9 @@ class RtfsNet(nn.Module):
         heads, key_channels: self-attention between frames; the fusion has as many heads.
         video_scales, video_heads: resolutions and attention heads of the video block.
         window, hop: STFT, in samples at 16 kHz.
+
+    Raises:
+        ValueError: fewer blocks than two, or too few bins for the recurrence along frequency.
     """
 
     def __init__(
@@ -69,6 +72,10 @@ class RtfsNet(nn.Module):
         hop: int = 128,
     ) -> None:
         super().__init__()
+        if blocks < 2:
+            raise ValueError(
+                f"model: blocks={blocks}: one pass comes before the fusion, at least one after it"
+            )
         self.blocks = blocks
         self.stft = Stft(window, hop)
         self.shortest = rnn_window * 2 ** (scales - 1) * hop
@@ -110,6 +117,7 @@ class RtfsNet(nn.Module):
         fused = self.fusion(self.audio(self.bottleneck(encoded)), self.video(lips.transpose(1, 2)))
         features = self.audio(fused)
         for _ in range(self.blocks - 2):
+            # In place: nothing else holds these features, and touching a new map of this size costs more than the sum
             features = self.audio(features.add_(fused))
         separated = self.decoder(*self.mask(features, encoded)).float()
         with torch.autocast(mix.device.type, enabled=False):

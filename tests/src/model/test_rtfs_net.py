@@ -71,6 +71,8 @@ def test_refuses_what_it_cannot_use():
         small()(cued.mixture(1, 4000), torch.randn(1, 2, 7, 8))
     with pytest.raises(ValueError, match="model=audio_only"):
         small(visual_dim=0)
+    with pytest.raises(ValueError, match="blocks=1"):
+        small(blocks=1)
     with pytest.raises(ValueError, match="window=8"):
         small(window=8, hop=4)
 
