@@ -87,10 +87,10 @@ def test_windows_are_a_view_of_successive_steps():
 
 
 def test_is_not_slower_than_an_lstm():
-    """At the shape of RTFS-Net's frequency path (a voice of 2 s); the bound leaves room for a busy machine."""
+    """At the shape of RTFS-Net's frequency path (two voices of 2 s); the bound leaves room for a busy machine."""
     torch.manual_seed(0)
     lstm, stack = nn.LSTM(512, 32, 4, bidirectional=True), Sru(512, 32, 4)
-    steps = torch.randn(57, 125, 512)
+    steps = torch.randn(57, 250, 512)
     turned = steps.transpose(1, 2).contiguous()
     best = {}
     with torch.no_grad():
