@@ -36,7 +36,7 @@ def run(config: DictConfig) -> int:
     _make_folder(out)
     evaluation = evaluate(
         pairing,
-        metric_specs(narrow_band=config.nb, extended_stoi=config.extended_stoi),
+        metric_specs(narrow_band=config.nb, extended_stoi=config.extended_stoi, only=config.only),
         pit=config.pit,
         jobs=config.jobs,
         grouping=grouping,

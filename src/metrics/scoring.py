@@ -5,7 +5,7 @@ Axes: S speakers, T samples.
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -69,8 +69,19 @@ class FileScores:
     notes: list[str] = field(default_factory=list)
 
 
-def metric_specs(*, narrow_band: bool = False, extended_stoi: bool = False) -> list[MetricSpec]:
-    """The metrics of the evaluation, in the order of the columns."""
+def metric_specs(
+    *, narrow_band: bool = False, extended_stoi: bool = False, only: Sequence[str] | None = None
+) -> list[MetricSpec]:
+    """The metrics of the evaluation, in the order of the columns.
+
+    Args:
+        narrow_band: narrow-band PESQ too.
+        extended_stoi: ESTOI too.
+        only: names of those wanted; None for all.
+
+    Raises:
+        ValueError: a name that does not exist.
+    """
     specs = [
         MetricSpec("SI-SNR", F.si_snr, improvement="SI-SNRi"),
         MetricSpec("SDR", F.sdr, improvement="SDRi"),
@@ -81,7 +92,12 @@ def metric_specs(*, narrow_band: bool = False, extended_stoi: bool = False) -> l
     specs.append(MetricSpec("STOI", F.stoi_score))
     if extended_stoi:
         specs.append(MetricSpec("ESTOI", partial(F.stoi_score, extended=True)))
-    return specs
+    names = [spec.name for spec in specs]
+    if only is None:
+        return specs
+    if unknown := [name for name in only if name not in names]:
+        raise ValueError(f"only=[{', '.join(only)}]: no {', '.join(unknown)}; there are {', '.join(names)}")
+    return [spec for spec in specs if spec.name in only]
 
 
 def column_names(specs: list[MetricSpec]) -> list[str]:

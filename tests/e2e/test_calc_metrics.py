@@ -293,3 +293,20 @@ def test_every_voice_falls_into_the_band_of_its_input_snr(corpus):
     loud = [v for v in evaluation.voices if v.input_snr_db >= 5]
     assert bands["input SNR from 5 dB"].num_values == len(loud) > 0
     assert bands["input SNR from 5 dB"].mean == pytest.approx(np.mean([v.values["SI-SNR"] for v in loud]))
+
+
+def test_metrics_can_be_chosen_and_a_wrong_name_lists_the_right_ones(corpus):
+    command = [
+        sys.executable,
+        "calc_metrics.py",
+        f"pred={corpus / 'pred'}",
+        f"truth={corpus / 'truth'}",
+        "jobs=1",
+    ]
+    chosen = subprocess.run([*command, "only=[STOI,SI-SNR]"], cwd=ROOT_PATH, capture_output=True, text=True)
+    assert chosen.returncode == 0, chosen.stderr
+    with (corpus / "pred/metrics.csv").open(newline="") as stream:
+        columns = csv.DictReader(stream).fieldnames
+    assert {"SI-SNR", "SI-SNRi", "STOI"} <= set(columns) and not {"SDR", "PESQ-wb"} & set(columns)
+    wrong = subprocess.run([*command, "only=[si-snr]"], cwd=ROOT_PATH, capture_output=True, text=True)
+    assert wrong.returncode == 2 and "no si-snr; there are SI-SNR, SDR, PESQ-wb, STOI" in wrong.stderr
