@@ -56,6 +56,8 @@ class DynamicMixingDataset(BaseDataset):
         level_db: lowest and highest level difference in dB.
         speakers: CSV file with columns ``id`` and ``speaker``. With it the two voices are of different speakers,
             without it only of different ids.
+        balance: draw the speaker first and then one of its utterances, so that a speaker of many utterances is not
+            heard more often than others; without a table, all utterances alike.
         audio_only_share: share of mixtures whose second voice has no lips. Without a cache it has no meaning.
         preload: keep all voices (16-bit) and lips in memory: 64 KB and 50 KB for each voice of 2 s with 512 values.
         strict: see ``AVSSDataset``; False leaves out what is absent.
@@ -79,6 +81,7 @@ class DynamicMixingDataset(BaseDataset):
         segment_s: float = 2.0,
         level_db: Sequence[float] = (0.0, 10.0),
         speakers: str | Path | None = None,
+        balance: bool = True,
         audio_only_share: float = 0.2,
         preload: bool = False,
         strict: bool = True,
@@ -100,7 +103,7 @@ class DynamicMixingDataset(BaseDataset):
         mixes, problems = mixture_index(root, part)
         if strict:
             require_complete(Path(root) / "audio" / part, mixes, problems)
-        super().__init__(_voices(mixes), limit, shuffle_index, item_transforms, instance_transforms, seed)
+        super().__init__(voice_index(mixes), limit, shuffle_index, item_transforms, instance_transforms, seed)
         self._voice_transforms = list(voice_transforms or [])
         self._num_samples = len(mixes) if num_samples is None else num_samples
         if self._num_samples <= 0:
@@ -117,6 +120,7 @@ class DynamicMixingDataset(BaseDataset):
                 f"{Path(root) / 'audio' / part}: {len(self.index)} voices of {len(codes)} speakers; mixing needs "
                 "voices of two speakers at least"
             )
+        self._balance = balance and names is not None
         self._lips = None if cache is None else CachedLips(cache, root, missing_lips)
         self._with_lips, self._without_lips = self._pools(root)
         self._stored = _StoredVoices(self.index, self._lips) if preload else None
@@ -176,7 +180,7 @@ class DynamicMixingDataset(BaseDataset):
         return item
 
     def _draw_pair(self) -> tuple[int, int]:
-        first = int(self._with_lips[integer(len(self._with_lips))])
+        first = self._draw(self._with_lips)
         pools = [self._with_lips, self._without_lips]
         if chance(self._audio_only_share):
             pools.reverse()
@@ -184,8 +188,14 @@ class DynamicMixingDataset(BaseDataset):
             others = pool[self._speaker[pool] != self._speaker[first]]
             if len(others):
                 break
-        second = int(others[integer(len(others))])
+        second = self._draw(others)
         return (first, second) if chance(0.5) else (second, first)
+
+    def _draw(self, pool: np.ndarray) -> int:
+        if self._balance:
+            speakers = np.unique(self._speaker[pool])
+            pool = pool[self._speaker[pool] == speakers[integer(len(speakers))]]
+        return int(pool[integer(len(pool))])
 
     def _num_voice_samples(self, number: int) -> int:
         if self._stored is not None:
@@ -269,8 +279,15 @@ def _span(ends: torch.Tensor, number: int) -> tuple[int, int]:
     return (int(ends[number - 1]) if number else 0), int(ends[number])
 
 
-def _voices(mixes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One voice per id: the truth in the first mixture, by name, that has one."""
+def voice_index(mixes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One voice per id: the truth in the first mixture, by name, that has one.
+
+    Args:
+        mixes: index of mixtures, as of `src.datasets.mixture.mixture_index`.
+
+    Returns:
+        One dict per voice: `id`, `path`, `mouth` (None where absent).
+    """
     voices: dict[str, dict[str, Any]] = {}
     for record in mixes:
         for s in (1, 2):

@@ -115,6 +115,37 @@ def test_speakers_differ_when_a_table_is_given(voices_directory):
     assert not all({speaker[name] for name in item["ids"]} == {"ann", "bob"} for item in plain)
 
 
+@pytest.mark.parametrize(("balance", "expected"), [(True, 1 / 3), (False, 4 / 6)])
+def test_a_speaker_of_many_utterances_is_heard_as_often_as_others(
+    voices_directory, tmp_path, balance, expected
+):
+    table = tmp_path / "speakers.csv"
+    speakers = {
+        "01": "ann",
+        "02": "ann",
+        "03": "ann",
+        "04": "ann",
+        "05": "ben",
+        "06": "cleo",
+        "07": "dan",
+        "08": "eve",
+    }
+    table.write_text("id,speaker\n" + "".join(f"{name},{speaker}\n" for name, speaker in speakers.items()))
+    # Both voices have lips, and the first one is drawn from all of these.
+    items = drawn(
+        voices_directory,
+        speakers=table,
+        balance=balance,
+        audio_only_share=0.0,
+        num_samples=600,
+        segment_s=0.04,
+    )
+    heard = [speakers[name] for item in items for name in item["ids"]]
+    # ann is drawn first with the chance expected; else she is the second with half, or two thirds, of the chance.
+    second = (1 - expected) * (1 / 2 if balance else 4 / 5)
+    assert heard.count("ann") / 600 == pytest.approx(expected + second, abs=0.06)
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
