@@ -10,6 +10,7 @@ from src.datasets.data_utils import get_dataloaders
 from src.datasets.preparation import prepare_data
 from src.logger.logger import setup_logging
 from src.trainer.base_trainer import TrainingDiverged
+from src.trainer.model_building import build_model
 from src.trainer.trainer import Trainer
 from src.utils.config import register_resolvers, run_script, usage_errors
 from src.utils.init_utils import (
@@ -34,10 +35,7 @@ def run(config: DictConfig) -> None:
     dataloaders, batch_transforms = get_dataloaders(config, device)
     if config.trainer.epoch_len is None:
         config.trainer.epoch_len = max(1, len(dataloaders["train"]) // config.trainer.accumulation)
-    model = instantiate(config.model).to(device)
-    logger.info(
-        f"{type(model).__name__}: {sum(p.numel() for p in model.parameters()):,} parameters on {device}"
-    )
+    model = build_model(config, front_end is not None and rank.is_main, logger).to(device)
     plain = OmegaConf.to_container(config, resolve=True)
     writer = None
     if rank.is_main:

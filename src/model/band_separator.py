@@ -10,26 +10,37 @@ C channels.
 import torch
 from torch import Tensor, nn
 
+from src.model.blocks.absent_lips import AbsentLips
 from src.model.blocks.band_split import BandDecoder, BandEncoder, BandGather
 from src.model.blocks.lip_fusion import LipEncoder
 from src.model.blocks.stft import Stft
 from src.model.blocks.time_frequency import SpeakerExchange, TimeFrequencyBlock
+from src.model.blocks.voices import NUM_VOICES, lips_used, no_lips, summary, unit_level
 
-NUM_VOICES = 2
+FUSIONS = ("scale_shift", "shift")
 
 
 class LipCue(nn.Module):
-    """Lip cue of one voice block: scale and shift of every channel, and a shift of the full-band vector."""
+    """Lip cue of one voice block: scale and shift of every channel, and a shift of the full-band vector.
 
-    def __init__(self, cue_channels: int, channels: int, full_band: int) -> None:
+    Args:
+        cue_channels: V.
+        channels: C.
+        full_band: width of the full-band vector.
+        scales: False leaves the shifts only.
+    """
+
+    def __init__(self, cue_channels: int, channels: int, full_band: int, *, scales: bool) -> None:
         super().__init__()
-        self.scale_shift = nn.Linear(cue_channels, 2 * channels)
+        self.shift = nn.Linear(cue_channels, channels)
+        self.scale = nn.Linear(cue_channels, channels) if scales else None
         self.full_band = nn.Linear(cue_channels, full_band)
 
     def forward(self, embedding: Tensor, cue: Tensor) -> tuple[Tensor, Tensor]:
         """Shape: (B, N, K, C), cue (B, N, V) -> (B, N, K, C), (B, N, full_band)."""
-        scale, shift = self.scale_shift(cue)[:, :, None].chunk(2, dim=-1)
-        return embedding * (1 + scale) + shift, self.full_band(cue)
+        if self.scale is not None:
+            embedding = embedding * (1 + self.scale(cue)[:, :, None])
+        return embedding + self.shift(cue)[:, :, None], self.full_band(cue)
 
 
 class BandSeparator(nn.Module):
@@ -45,10 +56,19 @@ class BandSeparator(nn.Module):
         shared_blocks, voice_blocks: number of blocks before and after the voices part.
         squeezed: channels a band keeps in the full-band vector.
         cue_channels: width of the lip cue.
+        synchronous, learnt: directions of the lip embedding that are fitted before training and that are learnt in
+            it, see `LipEncoder`.
         cue_dropout: dropout on the projected lip embedding in training.
+        fusion: "scale_shift" or "shift": what the lips do to the channels of a voice block.
+        deep_fusion: lips cue every voice block; False: the first one only.
         exchange: whether voices see each other between voice blocks.
+        consistent: masks of the two voices sum to one, so that the estimates sum to the mixture.
         window, hop: STFT, in samples at 16 kHz.
         dilations: time dilation of the blocks, repeated as often as needed.
+        units: of a bidirectional LSTM along time in place of the full-band convolution; 0 is the convolution.
+
+    Raises:
+        ValueError: an unknown fusion, or an STFT or band split that cannot be.
     """
 
     def __init__(
@@ -61,21 +81,29 @@ class BandSeparator(nn.Module):
         voice_blocks: int = 3,
         squeezed: int = 6,
         cue_channels: int = 64,
+        synchronous: int = 8,
+        learnt: int = 0,
         cue_dropout: float = 0.1,
+        fusion: str = "scale_shift",
+        deep_fusion: bool = True,
         exchange: bool = True,
+        consistent: bool = True,
         window: int = 512,
         hop: int = 256,
         dilations: tuple[int, ...] = (1, 2, 4),
+        units: int = 0,
     ) -> None:
         super().__init__()
-        self.visual_dim = visual_dim
+        if fusion not in FUSIONS:
+            raise ValueError(f"model.fusion={fusion}: choose one of {', '.join(FUSIONS)}")
+        self.visual_dim, self.consistent = visual_dim, consistent
         self.stft = Stft(window, hop)
         gather = BandGather(self.stft.num_bins, num_bands)
         self.encoder = BandEncoder(gather, num_features=3, channels=channels)
 
         def blocks(number: int) -> nn.ModuleList:
             return nn.ModuleList(
-                TimeFrequencyBlock(channels, num_bands, squeezed, dilations[i % len(dilations)])
+                TimeFrequencyBlock(channels, num_bands, squeezed, dilations[i % len(dilations)], units)
                 for i in range(number)
             )
 
@@ -84,30 +112,27 @@ class BandSeparator(nn.Module):
         self.exchange = nn.ModuleList(
             SpeakerExchange(channels) for _ in range(voice_blocks if exchange else 0)
         )
+        self.absent = AbsentLips(cue_channels)
         if visual_dim:
-            self.lips = LipEncoder(visual_dim, cue_channels, cue_dropout)
-        else:
-            self.slots = nn.Parameter(torch.randn(NUM_VOICES, cue_channels))
+            self.lips = LipEncoder(
+                visual_dim, cue_channels, synchronous=synchronous, learnt=learnt, dropout=cue_dropout
+            )
         self.cues = nn.ModuleList(
-            LipCue(cue_channels, channels, num_bands * squeezed) for _ in range(voice_blocks)
+            LipCue(cue_channels, channels, num_bands * squeezed, scales=fusion == "scale_shift")
+            for _ in range(voice_blocks if deep_fusion else 1)
         )
         self.norm = nn.LayerNorm(channels)
         self.decoder = BandDecoder(gather, channels, num_values=2)
 
-    def lips_used(self, visual: Tensor | None, visual_mask: Tensor | None, mix: Tensor) -> Tensor:
-        """Which voices are cued by lips. Shape: (B, S) bool."""
-        shape = (mix.shape[0], NUM_VOICES)
-        if not self.visual_dim or visual is None or visual.shape[2] == 0:
-            return mix.new_zeros(shape, dtype=torch.bool)
-        return mix.new_ones(shape, dtype=torch.bool) if visual_mask is None else visual_mask
-
     def cue(self, visual: Tensor | None, used: Tensor, num_frames: int) -> Tensor:
-        """Cue of every voice. Shape: visual (B, S, F, D), used (B, S) -> (B, S, N, V)."""
-        if not self.visual_dim:
-            return self.slots[None, :, None].expand(used.shape[0], -1, num_frames, -1)
-        if visual is None or visual.shape[2] == 0:
-            return self.lips.without_lips(used.shape[0], num_frames)
-        return self.lips(visual, used, num_frames, self.stft.hop)
+        """Cue of every voice, a learnt one where it has no lips.
+
+        Shape: visual (B, S, F, D) or None, used (B, S) -> (B, S, N, V).
+        """
+        absent = self.absent(used)[:, :, None].expand(-1, -1, num_frames, -1)
+        if not self.visual_dim or visual is None or visual.shape[2] == 0:
+            return absent
+        return torch.where(used[:, :, None, None], self.lips(visual, num_frames, self.stft.hop), absent)
 
     @staticmethod
     def features(spectrum: Tensor) -> Tensor:
@@ -131,33 +156,34 @@ class BandSeparator(nn.Module):
         Raises:
             ValueError: the lip embeddings are not `visual_dim` wide.
         """
-        level = mix.square().mean(dim=-1, keepdim=True).add(1e-10).sqrt()
+        unit, level = unit_level(mix)
         with torch.autocast(mix.device.type, enabled=False):
-            spectrum = self.stft((mix / level).float())
+            spectrum = self.stft(unit.float())
             features = self.features(spectrum)
         size, num_frames = features.shape[:2]
         embedding = self.encoder(features)
         for block in self.shared:
             embedding = block(embedding)
-        used = self.lips_used(visual, visual_mask, mix)
+        used = lips_used(visual, visual_mask, mix) if self.visual_dim else no_lips(mix)
         cue = self.cue(visual, used, num_frames).flatten(0, 1)
         embedding = embedding[:, None].expand(-1, NUM_VOICES, -1, -1, -1)
         for i, block in enumerate(self.voices):
             if self.exchange:
                 embedding = self.exchange[i](embedding)
-            cued, full_band = self.cues[i](embedding.flatten(0, 1), cue)
+            cued, full_band = embedding.flatten(0, 1), None
+            if i < len(self.cues):
+                cued, full_band = self.cues[i](cued, cue)
             embedding = block(cued, full_band).unflatten(0, (size, NUM_VOICES))
         values = self.decoder(self.norm(embedding).flatten(0, 1)).float().unflatten(0, (size, NUM_VOICES))
         # Half the mixture each, plus what one voice has and the other lacks: masks sum to one in every bin
         # (mixture consistency, Wisdom et al. 2019, eq. 7, with equal weights), and untrained estimates are halves.
-        difference = (values - values.flip(1)) / 2
-        masks = torch.view_as_complex(difference.contiguous()) + 0.5
+        if self.consistent:
+            values = (values - values.flip(1)) / 2
+        masks = torch.view_as_complex(values.contiguous()) + 0.5
         with torch.autocast(mix.device.type, enabled=False):
             estimates = self.stft.inverse(masks.transpose(-1, -2) * spectrum[:, None], mix.shape[-1])
         return {"estimates": estimates * level[:, None], "visual_mask": used}
 
     def __str__(self) -> str:
         """Layers, then the number of parameters."""
-        total = sum(p.numel() for p in self.parameters())
-        trainable = sum(p.numel() for p in self.parameters() if p.requires_grad)
-        return f"{super().__str__()}\nAll parameters: {total:,}\nTrainable parameters: {trainable:,}"
+        return summary(self)

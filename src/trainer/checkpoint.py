@@ -79,3 +79,25 @@ def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: str | Pa
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(f"checkpoint {path} does not fit {type(model).__name__}: {error}") from error
+
+
+def start_from(model: nn.Module, path: str | Path) -> list[str]:
+    """Take over from a checkpoint, or from the best one of a run, every weight of the same name and shape.
+
+    Returns:
+        Names of the model's weights that the checkpoint does not have.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or nothing in it fits.
+    """
+    path = find_checkpoint(path) if Path(path).is_dir() else Path(path)
+    checkpoint = load_checkpoint(path)
+    weights = checkpoint.get("ema") or checkpoint["state_dict"]
+    own = model.state_dict()
+    fitting = {name: w for name, w in weights.items() if name in own and w.shape == own[name].shape}
+    if not fitting:
+        raise CheckpointError(
+            f"checkpoint {path}: none of its weights fits {type(model).__name__}; start from a run of the same model"
+        )
+    model.load_state_dict(fitting, strict=False)
+    return [name for name in own if name not in fitting]

@@ -90,5 +90,5 @@ def test_a_configuration_and_a_checkpoint_as_one_table(working_directory):
 def test_a_wrong_command_is_one_line_and_exit_code_2(working_directory):
     result = run("models=[nothing]", cwd=working_directory)
     assert result.returncode == 2
-    assert "profile_model.py: models: nothing unknown; known are: audio_only, band_separator" in result.stderr
+    assert "profile_model.py: models: nothing unknown; known are: audio_only, base" in result.stderr
     assert "Traceback" not in result.stderr

@@ -31,51 +31,69 @@ def resample_to_frames(visual: Tensor, num_frames: int, hop: int) -> Tensor:
 class LipEncoder(nn.Module):
     """Small temporal network over cached lip embeddings.
 
-    The mean over time is taken out first: it tells whose face it is, not what is said, and a network trained on
-    few faces would use it to recognise its training clips.
-
-    A voice without lips gets a learnt cue instead: one of two slots where neither voice has lips (the voices
-    must differ in something), and 'the other voice' where only its companion has them.
+    The mean over time is taken out first: it tells whose face it is, not what is said. Of the rest it sees a few
+    directions that move with the voice, fitted before training (`synchrony`, see `src.trainer.synchrony`) and then
+    fixed: a network that chooses its own directions on few faces recognises its training clips by them. With faces
+    enough it may have some of its own beside them (`learnt`).
 
     Args:
         visual_dim: D of the cached embedding.
         channels: V.
-        dropout: share of cue channels dropped in training; lips of few faces are easily learnt by heart.
+        synchronous: directions fixed before training; random ones until `fit` is called.
+        learnt: directions learnt in training.
+        dropout: share of cue channels dropped in training.
+
+    Raises:
+        ValueError: there are no directions.
     """
 
-    SLOTS, OTHER = slice(0, 2), 2
+    CONTEXT = 5  # frames, of the fixed directions
 
-    def __init__(self, visual_dim: int, channels: int, dropout: float) -> None:
+    def __init__(
+        self, visual_dim: int, channels: int, *, synchronous: int, learnt: int, dropout: float
+    ) -> None:
         super().__init__()
+        if synchronous + learnt < 1:
+            raise ValueError("model.synchronous=0 and model.learnt=0: one of them must be positive")
         self.visual_dim = visual_dim
+        fan_in = visual_dim * self.CONTEXT
+        self.register_buffer("synchrony", torch.randn(synchronous, visual_dim, self.CONTEXT) / fan_in**0.5)
         self.norm = nn.LayerNorm(visual_dim, elementwise_affine=False)
-        self.project = nn.Linear(visual_dim, channels)
+        self.project = nn.Linear(visual_dim, learnt) if learnt else None
+        self.combine = nn.Linear(synchronous + learnt, channels)
         self.dropout = nn.Dropout(dropout)
         self.context = nn.Conv1d(channels, channels, 5, padding=2)
         self.out = nn.Conv1d(channels, channels, 3, padding=1)
-        self.no_lips = nn.Parameter(torch.randn(3, channels))
 
-    def substitutes(self, visual_mask: Tensor) -> Tensor:
-        """Cues for voices without lips. Shape: (B, S=2) -> (B, S, V)."""
-        alone = ~visual_mask.any(dim=1)[:, None, None]
-        return torch.where(alone, self.no_lips[self.SLOTS], self.no_lips[self.OTHER])
+    def fit(self, projection: Tensor) -> None:
+        """Fix the directions that move with the voice. Shape: (K, D, L), as `Synchrony.projection`."""
+        assert projection.shape == self.synchrony.shape, (projection.shape, self.synchrony.shape)
+        self.synchrony.copy_(projection)
 
-    def forward(self, visual: Tensor, visual_mask: Tensor, num_frames: int, hop: int) -> Tensor:
-        """Shape: visual (B, S, F, D), visual_mask (B, S) bool -> cue (B, S, N, V)."""
+    def forward(self, visual: Tensor, num_frames: int, hop: int) -> Tensor:
+        """Shape: visual (B, S, F, D) -> cue (B, S, N, V).
+
+        Raises:
+            ValueError: the lip embeddings are not `visual_dim` wide.
+        """
         if visual.shape[-1] != self.visual_dim:
             raise ValueError(
                 f"model: lip embeddings have {visual.shape[-1]} dimensions, the model was built for "
                 f"{self.visual_dim} (model.visual_dim): use the cache that it was trained on"
             )
-        batch, speakers = visual_mask.shape
+        batch_and_speakers = visual.shape[:2]
         visual = visual.flatten(0, 1)
-        motion = self.norm(visual - visual.mean(dim=1, keepdim=True))
-        lips = self.dropout(self.project(motion))
+        motion = visual - visual.mean(dim=1, keepdim=True)
+        parts = []
+        if len(self.synchrony):
+            parts.append(
+                functional.conv1d(
+                    motion.transpose(1, 2), self.synchrony, padding=self.CONTEXT // 2
+                ).transpose(1, 2)
+            )
+        if self.project is not None:
+            parts.append(self.project(self.norm(motion)))
+        lips = self.dropout(self.combine(torch.cat(parts, dim=-1)))
         lips = lips + functional.silu(self.context(lips.transpose(1, 2))).transpose(1, 2)
         lips = lips + functional.silu(self.out(lips.transpose(1, 2))).transpose(1, 2)
-        lips = resample_to_frames(lips, num_frames, hop).unflatten(0, (batch, speakers))
-        return torch.where(visual_mask[:, :, None, None], lips, self.substitutes(visual_mask)[:, :, None])
-
-    def without_lips(self, batch: int, num_frames: int) -> Tensor:
-        """The cue when no voice of the batch has lips. Shape: (B, S=2, N, V)."""
-        return self.no_lips[self.SLOTS][None, :, None].expand(batch, -1, num_frames, -1)
+        return resample_to_frames(lips, num_frames, hop).unflatten(0, batch_and_speakers)

@@ -53,13 +53,42 @@ class FullBandMixer(nn.Module):
         return embedding + self.spread(mixed.unflatten(2, (self.num_bands, self.squeezed)))
 
 
+class FullBandRecurrence(nn.Module):
+    """All bands of a frame squeezed into one vector, and a bidirectional LSTM along time over these vectors.
+
+    The recurrence sees the whole recording at a cost that grows linearly with it, and is nearly free: it runs once a
+    frame, not once a band. A cue (lips) of the vector's width may be added to it.
+    """
+
+    def __init__(self, channels: int, num_bands: int, squeezed: int, units: int) -> None:
+        super().__init__()
+        width = num_bands * squeezed
+        self.num_bands, self.squeezed = num_bands, squeezed
+        self.norm = nn.LayerNorm(channels)
+        self.squeeze = nn.Linear(channels, squeezed)
+        self.lstm = nn.LSTM(width, units, batch_first=True, bidirectional=True)
+        self.expand = nn.Linear(2 * units, width)
+        self.spread = nn.Linear(squeezed, channels)
+
+    def forward(self, embedding: Tensor, cue: Tensor | None = None) -> Tensor:
+        """Shape: (B, N, K, C), cue (B, N, H = K * squeezed) -> (B, N, K, C)."""
+        frames = self.squeeze(self.norm(embedding)).flatten(2)
+        if cue is not None:
+            frames = frames + cue
+        frames = functional.silu(self.expand(self.lstm(frames)[0]))
+        return embedding + self.spread(frames.unflatten(2, (self.num_bands, self.squeezed)))
+
+
 class TimeFrequencyBlock(nn.Module):
     """Local mixing, then full-band mixing, both residual."""
 
-    def __init__(self, channels: int, num_bands: int, squeezed: int, dilation: int) -> None:
+    def __init__(self, channels: int, num_bands: int, squeezed: int, dilation: int, units: int = 0) -> None:
         super().__init__()
         self.local = LocalMixer(channels, dilation)
-        self.full_band = FullBandMixer(channels, num_bands, squeezed, dilation)
+        if units:
+            self.full_band = FullBandRecurrence(channels, num_bands, squeezed, units)
+        else:
+            self.full_band = FullBandMixer(channels, num_bands, squeezed, dilation)
 
     def forward(self, embedding: Tensor, cue: Tensor | None = None) -> Tensor:
         """Shape: (B, N, K, C), cue (B, N, K * squeezed) -> (B, N, K, C)."""

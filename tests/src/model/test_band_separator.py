@@ -147,20 +147,42 @@ def test_audio_only_reports_that_no_lips_were_used():
     assert not small(visual_dim=0)(mixture(1, 8000), lips(), mask)["visual_mask"].any()
 
 
-@pytest.mark.parametrize("visual_dim", [0, 512, 1024])
-def test_default_model_keeps_its_budget(visual_dim):
-    """At most 1 M parameters and 4 GMACs for both voices of 2 s."""
+@pytest.mark.parametrize("visual_dim", [512, 1024])
+@pytest.mark.parametrize(
+    ("name", "parameters", "macs"), [("tiny", 0.5e6, 1e9), ("small", 1e6, 4e9), ("base", 3e6, 12e9)]
+)
+def test_the_family_keeps_its_budgets(name, parameters, macs, visual_dim):
+    """Parameters, and MACs for both voices of 2 s."""
     with hydra.initialize(version_base=None, config_path="../../../src/configs"):
-        config = hydra.compose(
-            "train", overrides=[f"visual_dim={visual_dim}", f"model.visual_dim={visual_dim}"]
-        )
+        config = hydra.compose("train", overrides=[f"model={name}", f"visual_dim={visual_dim}"])
     model = hydra.utils.instantiate(config.model).eval()
-    assert sum(p.numel() for p in model.parameters()) <= 1_000_000
-    visual = torch.randn(1, 2, 50, visual_dim) if visual_dim else None
+    assert sum(p.numel() for p in model.parameters()) <= parameters
     model.requires_grad_(False)
     with FlopCounterMode(display=False) as counter:
-        model(mixture(1, 32000), visual)
-    assert counter.get_total_flops() / 2 <= 4e9
+        model(mixture(1, 32000), torch.randn(1, 2, 50, visual_dim))
+    assert counter.get_total_flops() / 2 <= macs
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"exchange": False}, {"consistent": False}, {"fusion": "shift"}, {"deep_fusion": False}, {"units": 8}],
+    ids=str,
+)
+def test_what_ablations_change_keeps_the_contract(options):
+    model, visual = small(**options), lips()
+    mix = mixture(1, 8000)
+    with torch.no_grad():
+        estimates = model(mix, visual)["estimates"]
+        swapped = model(mix, visual.flip(1))["estimates"]
+    assert not torch.allclose(estimates, small()(mix, visual)["estimates"], atol=1e-4)
+    torch.testing.assert_close(swapped, estimates.flip(1), atol=1e-6, rtol=0)
+    sums_to_mixture = torch.allclose(estimates.sum(1), mix, atol=1e-5)
+    assert sums_to_mixture == options.get("consistent", True)
+
+
+def test_an_unknown_fusion_is_refused():
+    with pytest.raises(ValueError, match=r"model\.fusion=concat: choose one of scale_shift, shift"):
+        small(fusion="concat")
 
 
 @pytest.mark.parametrize("visual_dim", [0, 16])

@@ -148,7 +148,7 @@ def test_macs_of_the_default_separator_equal_the_sum_of_its_layers():
         "cues": voice_blocks * frames * cue * (2 * channels + full_band),
         "encoder": places * width * 3 * channels,
         "decoder": 2 * places * channels * width * 2,
-        "lips": 2 * 50 * cue * (512 + cue * (5 + 3)),
+        "lips": 2 * 50 * (8 * 512 * 5 + cue * 8 + cue * cue * (5 + 3)),
         "Fourier": 3 * frames * 5760,  # the mixture's, and back for each voice
     }
     assert count.total == sum(by_hand.values())
@@ -219,7 +219,7 @@ def test_subjects_come_from_configurations_and_checkpoints(tmp_path, composed):
     save_checkpoint(tmp_path / "best.pt", content)
     options = {"lip_reader": "lrw_resnet18_dctcn", "overrides": ["model.channels=16"]}
     named, without_lips, trained = find_subjects(
-        models=["band_separator", "audio_only"], checkpoints=str(tmp_path), **options
+        models=["small", "audio_only"], checkpoints=str(tmp_path), **options
     )
     assert (named.network, named.lip_dim, named.model["visual_dim"]) == ("lrw_resnet18_dctcn", 512, 512)
     assert named.model["channels"] == without_lips.model["channels"] == 16
@@ -231,7 +231,7 @@ def test_subjects_come_from_configurations_and_checkpoints(tmp_path, composed):
 @pytest.mark.parametrize(
     ("named", "message"),
     [
-        ({"models": ["nothing"]}, "nothing unknown; known are: .*audio_only, band_separator"),
+        ({"models": ["nothing"]}, "nothing unknown; known are: .*audio_only, base"),
         ({"models": []}, "nothing to profile"),
         ({"models": ["audio_only", "audio_only"]}, "more than once: audio_only"),
         ({"models": "audio_only", "lip_reader": "lrw_resnet"}, "'lrw_resnet' is unknown"),

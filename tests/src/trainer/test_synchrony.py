@@ -1,0 +1,70 @@
+"""The map from lips to what goes with the voice, on voices whose level is known to move with hidden lips."""
+
+import pytest
+import torch
+
+from src.model.blocks.lip_fusion import LipEncoder
+from src.trainer.synchrony import CONTEXT, fit_synchrony
+
+FRAMES, DIM = 50, 24
+MIXING = torch.randn(DIM, generator=torch.Generator().manual_seed(7))
+
+
+def voices(num: int, seed: int, *, moving: bool = True):
+    """Noise whose level follows a hidden opening; lips hold it in one direction, below a face and other movement."""
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for _ in range(num):
+        opening = torch.rand(FRAMES + 4, generator=generator).unfold(0, 5, 1).mean(1)
+        level = opening if moving else torch.rand(FRAMES, generator=generator)
+        audio = (
+            torch.randn(FRAMES * 640, generator=generator) * (8 * level).exp().repeat_interleave(640) / 1000
+        )
+        face = 30 * torch.randn(DIM, generator=generator)
+        lips = opening[:, None] * MIXING + face + 0.5 * torch.randn(FRAMES, DIM, generator=generator)
+        made.append((audio, lips, opening))
+    return made
+
+
+def pairs(made):
+    return lambda: iter([(audio, lips) for audio, lips, _ in made])
+
+
+def components(projection, lips):
+    encoder = LipEncoder(DIM, 4, synchronous=len(projection), learnt=0, dropout=0.0)
+    encoder.fit(projection)
+    motion = (lips - lips.mean(0)).T[None]
+    return torch.nn.functional.conv1d(motion, encoder.synchrony, padding=CONTEXT // 2)[0]
+
+
+def correlation(one, other):
+    return torch.corrcoef(torch.stack([one, other]))[0, 1].abs().item()
+
+
+def test_finds_what_moves_with_the_voice_on_voices_it_has_not_seen():
+    fitted = fit_synchrony(pairs(voices(40, seed=1)), 3)
+    assert fitted.projection.shape == (3, DIM, CONTEXT)
+    assert fitted.correlations[0] > 0.8
+    unseen = voices(10, seed=2)
+    found = [correlation(components(fitted.projection, lips)[0], opening) for _, lips, opening in unseen]
+    assert min(found) > 0.7 and sum(found) / 10 > 0.85, found
+
+
+def test_components_have_unit_variance_and_are_uncorrelated():
+    made = voices(40, seed=1)
+    fitted = fit_synchrony(pairs(made), 3)
+    outputs = torch.cat([components(fitted.projection, lips) for _, lips, _ in made], dim=1)
+    # The ridge takes a little of the variance.
+    torch.testing.assert_close(outputs @ outputs.T / outputs.shape[1], torch.eye(3), atol=0.2, rtol=0)
+
+
+def test_lips_that_do_not_go_with_the_voice_promise_nothing():
+    fitted = fit_synchrony(pairs(voices(40, seed=3, moving=False)), 2)
+    assert fitted.correlations.max() < 0.4
+
+
+def test_too_little_to_fit_says_what_to_do_instead():
+    with pytest.raises(ValueError, match=r"150 frames.*model\.synchronous=0"):
+        fit_synchrony(pairs(voices(3, seed=1)), 2)
+    with pytest.raises(ValueError, match=r"model\.synchronous=0 and model\.learnt=0"):
+        LipEncoder(DIM, 4, synchronous=0, learnt=0, dropout=0.0)
