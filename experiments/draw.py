@@ -1,0 +1,138 @@
+"""Draw the tables and plots of an experiment from its results: `python experiments/draw.py experiments/ablations.yaml`.
+
+Writes `experiments/results/<experiment>.md` and `.png`. Every difference is paired: the same test speakers, separated
+by both rows, averaged over the seeds; its interval is a bootstrap over the speakers.
+"""
+
+import argparse
+import csv
+import statistics
+import sys
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from omegaconf import OmegaConf
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from src.metrics.bootstrap import bootstrap_interval  # noqa: E402
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+@dataclass
+class Row:
+    """Results of one row with one use of lips.
+
+    Attributes:
+        by_seed: {seed: {speaker: SI-SNRi in dB}}.
+        voices: {speaker: number of voices scored}, the same for all seeds.
+        mixtures: seen in training.
+    """
+
+    by_seed: dict[int, dict[str, float]] = field(default_factory=lambda: defaultdict(dict))
+    voices: dict[str, int] = field(default_factory=dict)
+    mixtures: int = 0
+
+    def speakers(self) -> dict[str, float]:
+        """SI-SNRi of every speaker, mean over the seeds."""
+        runs = list(self.by_seed.values())
+        return {name: statistics.fmean(run[name] for run in runs) for name in runs[0]}
+
+    def mean(self) -> float:
+        """Mean over all voices, in dB."""
+        scores = self.speakers()
+        return sum(scores[name] * self.voices[name] for name in scores) / sum(self.voices.values())
+
+    def seed_means(self) -> list[float]:
+        """The same for every seed alone."""
+        total = sum(self.voices.values())
+        return [sum(run[name] * self.voices[name] for name in run) / total for run in self.by_seed.values()]
+
+
+def read_results(path: Path) -> dict[tuple[str, str], Row]:
+    """Results of an experiment by row and use of lips."""
+    rows: dict[tuple[str, str], Row] = defaultdict(Row)
+    with path.open(newline="") as stream:
+        for line in csv.DictReader(stream):
+            row = rows[line["row"], line["lips"]]
+            row.by_seed[int(line["seed"])][line["speaker"]] = float(line["si_snri_db"])
+            row.voices[line["speaker"]] = int(line["voices"])
+            row.mixtures = int(line["mixtures"])
+    return dict(rows)
+
+
+def interval(scores: dict[str, float]) -> tuple[float, float]:
+    """95 % interval of the mean over speakers."""
+    return bootstrap_interval(np.array(list(scores.values())), list(scores))
+
+
+def difference(row: Row, reference: Row) -> tuple[float, float, float]:
+    """Mean difference over speakers with its interval, in dB."""
+    ours, theirs = row.speakers(), reference.speakers()
+    apart = {name: ours[name] - theirs[name] for name in ours.keys() & theirs.keys()}
+    return (statistics.fmean(apart.values()), *interval(dict(sorted(apart.items()))))
+
+
+def table(experiment: dict, results: dict[tuple[str, str], Row]) -> str:
+    """The results as markdown, in the order of the experiment's rows."""
+    lines = [
+        "| row | question | lips | seeds | mixtures seen | SI-SNRi dB (each seed) | against the reference |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, about in experiment["rows"].items():
+        for lips in about.get("lips", ["given", "swapped", "none"]):
+            if (name, lips) not in results:
+                continue
+            row = results[name, lips]
+            seeds = ", ".join(f"{mean:+.2f}" for mean in row.seed_means())
+            reference = results.get((about.get("against", experiment["reference"]), lips))
+            shown = ""
+            if reference is not None and reference is not row:
+                mean, low, high = difference(row, reference)
+                shown = f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+            lines.append(
+                f"| {name} | {about['asks']} | {lips} | {len(row.by_seed)} | {row.mixtures:,} | "
+                f"{row.mean():+.2f} ({seeds}) | {shown} |"
+            )
+    return "\n".join(lines)
+
+
+def plot(experiment: dict, results: dict[tuple[str, str], Row], path: Path) -> None:
+    """One dot a seed and a bar for the mean, by row and use of lips."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    shown = [key for name in experiment["rows"] for key in results if key[0] == name]
+    figure, axes = pyplot.subplots(figsize=(8, 0.4 + 0.3 * len(shown)), layout="constrained")
+    colours = {"given": "tab:blue", "swapped": "tab:red", "none": "tab:gray"}
+    for place, key in enumerate(shown):
+        means = results[key].seed_means()
+        axes.barh(place, statistics.fmean(means), color=colours[key[1]], alpha=0.4)
+        axes.plot(means, [place] * len(means), ".", color=colours[key[1]])
+    axes.set_yticks(range(len(shown)), [f"{name}, lips {lips}" for name, lips in shown])
+    axes.invert_yaxis()
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_xlabel("SI-SNRi on unseen speakers, both voices, dB")
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("experiment", type=Path)
+    options = parser.parse_args()
+    experiment = OmegaConf.to_container(OmegaConf.load(options.experiment))
+    results = read_results(RESULTS / f"{options.experiment.stem}.csv")
+    text = f"{experiment['about'].strip()}\n\n{table(experiment, results)}\n"
+    (RESULTS / f"{options.experiment.stem}.md").write_text(text)
+    plot(experiment, results, RESULTS / f"{options.experiment.stem}.png")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
