@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from src.model.blocks.absent_lips import AbsentLips
 from src.model.blocks.band_split import BandDecoder, BandEncoder, BandGather
 from src.model.blocks.lip_fusion import LipEncoder
+from src.model.blocks.lip_matching import LipMatching
 from src.model.blocks.stft import Stft
 from src.model.blocks.time_frequency import SpeakerExchange, TimeFrequencyBlock
 from src.model.blocks.voices import NUM_VOICES, lips_used, no_lips, summary, unit_level
 
+SAMPLE_RATE_HZ = 16000
 FUSIONS = ("scale_shift", "shift")
 
 
@@ -61,6 +63,8 @@ class BandSeparator(nn.Module):
         cue_dropout: dropout on the projected lip embedding in training.
         fusion: "scale_shift" or "shift": what the lips do to the channels of a voice block.
         deep_fusion: lips cue every voice block; False: the first one only.
+        anonymous_blocks: voice blocks that run before the lips are matched to the voices, with learnt cues in place of
+            lips; 0 matches nothing, and lips cue all blocks.
         exchange: whether voices see each other between voice blocks.
         consistent: masks of the two voices sum to one, so that the estimates sum to the mixture.
         window, hop: STFT, in samples at 16 kHz.
@@ -86,6 +90,7 @@ class BandSeparator(nn.Module):
         cue_dropout: float = 0.1,
         fusion: str = "scale_shift",
         deep_fusion: bool = True,
+        anonymous_blocks: int = 1,
         exchange: bool = True,
         consistent: bool = True,
         window: int = 512,
@@ -94,9 +99,14 @@ class BandSeparator(nn.Module):
         units: int = 0,
     ) -> None:
         super().__init__()
+        if not 0 <= anonymous_blocks < voice_blocks:
+            raise ValueError(
+                f"model.anonymous_blocks={anonymous_blocks}: must be 0 to {voice_blocks - 1}, so that one of "
+                f"model.voice_blocks={voice_blocks} sees the lips"
+            )
         if fusion not in FUSIONS:
             raise ValueError(f"model.fusion={fusion}: choose one of {', '.join(FUSIONS)}")
-        self.visual_dim, self.consistent = visual_dim, consistent
+        self.visual_dim, self.anonymous_blocks, self.consistent = visual_dim, anonymous_blocks, consistent
         self.stft = Stft(window, hop)
         gather = BandGather(self.stft.num_bins, num_bands)
         self.encoder = BandEncoder(gather, num_features=3, channels=channels)
@@ -117,22 +127,14 @@ class BandSeparator(nn.Module):
             self.lips = LipEncoder(
                 visual_dim, cue_channels, synchronous=synchronous, learnt=learnt, dropout=cue_dropout
             )
+            if anonymous_blocks:
+                self.matching = LipMatching(channels, num_bands, squeezed, self.lips.num_directions)
         self.cues = nn.ModuleList(
             LipCue(cue_channels, channels, num_bands * squeezed, scales=fusion == "scale_shift")
             for _ in range(voice_blocks if deep_fusion else 1)
         )
         self.norm = nn.LayerNorm(channels)
         self.decoder = BandDecoder(gather, channels, num_values=2)
-
-    def cue(self, visual: Tensor | None, used: Tensor, num_frames: int) -> Tensor:
-        """Cue of every voice, a learnt one where it has no lips.
-
-        Shape: visual (B, S, F, D) or None, used (B, S) -> (B, S, N, V).
-        """
-        absent = self.absent(used)[:, :, None].expand(-1, -1, num_frames, -1)
-        if not self.visual_dim or visual is None or visual.shape[2] == 0:
-            return absent
-        return torch.where(used[:, :, None, None], self.lips(visual, num_frames, self.stft.hop), absent)
 
     @staticmethod
     def features(spectrum: Tensor) -> Tensor:
@@ -165,15 +167,23 @@ class BandSeparator(nn.Module):
         for block in self.shared:
             embedding = block(embedding)
         used = lips_used(visual, visual_mask, mix) if self.visual_dim else no_lips(mix)
-        cue = self.cue(visual, used, num_frames).flatten(0, 1)
+        absent = self.absent(used)[:, :, None].expand(-1, -1, num_frames, -1)
+        cue, directions = absent, None
+        if self.visual_dim and visual is not None and visual.shape[2]:
+            cue, directions = self.lips(visual, num_frames, self.stft.hop)
+            cue = torch.where(used[:, :, None, None], cue, absent)
+        anonymous = self.absent(no_lips(mix))[:, :, None].expand(-1, -1, num_frames, -1)
         embedding = embedding[:, None].expand(-1, NUM_VOICES, -1, -1, -1)
         for i, block in enumerate(self.voices):
+            if i == self.anonymous_blocks and i and directions is not None:
+                embedding = self.matching(embedding, directions, used, SAMPLE_RATE_HZ / self.stft.hop)
             if self.exchange:
                 embedding = self.exchange[i](embedding)
-            cued, full_band = embedding.flatten(0, 1), None
+            voices, full_band = embedding.flatten(0, 1), None
             if i < len(self.cues):
-                cued, full_band = self.cues[i](cued, cue)
-            embedding = block(cued, full_band).unflatten(0, (size, NUM_VOICES))
+                now = anonymous if i < self.anonymous_blocks else cue
+                voices, full_band = self.cues[i](voices, now.flatten(0, 1))
+            embedding = block(voices, full_band).unflatten(0, (size, NUM_VOICES))
         values = self.decoder(self.norm(embedding).flatten(0, 1)).float().unflatten(0, (size, NUM_VOICES))
         # Half the mixture each, plus what one voice has and the other lacks: masks sum to one in every bin
         # (mixture consistency, Wisdom et al. 2019, eq. 7, with equal weights), and untrained estimates are halves.

@@ -29,6 +29,7 @@ MODEL = {
     "channels": 8,
     "shared_blocks": 1,
     "voice_blocks": 1,
+    "anonymous_blocks": 0,
     "cue_channels": 8,
     "dilations": [1],
 }

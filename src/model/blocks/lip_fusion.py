@@ -1,6 +1,7 @@
 """Lip embeddings as a cue at the frame rate of the STFT.
 
-Axes: B batch, S speakers, F video frames (25 per second), D lip embedding, N STFT frames, V cue channels.
+Axes: B batch, S speakers, F video frames (25 per second), D lip embedding, P directions in it, N STFT frames,
+V cue channels.
 """
 
 import torch
@@ -55,7 +56,7 @@ class LipEncoder(nn.Module):
         super().__init__()
         if synchronous + learnt < 1:
             raise ValueError("model.synchronous=0 and model.learnt=0: one of them must be positive")
-        self.visual_dim = visual_dim
+        self.visual_dim, self.num_directions = visual_dim, synchronous + learnt
         fan_in = visual_dim * self.CONTEXT
         self.register_buffer("synchrony", torch.randn(synchronous, visual_dim, self.CONTEXT) / fan_in**0.5)
         self.norm = nn.LayerNorm(visual_dim, elementwise_affine=False)
@@ -70,8 +71,8 @@ class LipEncoder(nn.Module):
         assert projection.shape == self.synchrony.shape, (projection.shape, self.synchrony.shape)
         self.synchrony.copy_(projection)
 
-    def forward(self, visual: Tensor, num_frames: int, hop: int) -> Tensor:
-        """Shape: visual (B, S, F, D) -> cue (B, S, N, V).
+    def forward(self, visual: Tensor, num_frames: int, hop: int) -> tuple[Tensor, Tensor]:
+        """Shape: visual (B, S, F, D) -> cue (B, S, N, V), directions (B, S, N, P).
 
         Raises:
             ValueError: the lip embeddings are not `visual_dim` wide.
@@ -81,19 +82,16 @@ class LipEncoder(nn.Module):
                 f"model: lip embeddings have {visual.shape[-1]} dimensions, the model was built for "
                 f"{self.visual_dim} (model.visual_dim): use the cache that it was trained on"
             )
-        batch_and_speakers = visual.shape[:2]
-        visual = visual.flatten(0, 1)
-        motion = visual - visual.mean(dim=1, keepdim=True)
+        motion = (visual - visual.mean(dim=2, keepdim=True)).flatten(0, 1)
         parts = []
         if len(self.synchrony):
-            parts.append(
-                functional.conv1d(
-                    motion.transpose(1, 2), self.synchrony, padding=self.CONTEXT // 2
-                ).transpose(1, 2)
-            )
+            fixed = functional.conv1d(motion.transpose(1, 2), self.synchrony, padding=self.CONTEXT // 2)
+            parts.append(fixed.transpose(1, 2))
         if self.project is not None:
             parts.append(self.project(self.norm(motion)))
-        lips = self.dropout(self.combine(torch.cat(parts, dim=-1)))
-        lips = lips + functional.silu(self.context(lips.transpose(1, 2))).transpose(1, 2)
-        lips = lips + functional.silu(self.out(lips.transpose(1, 2))).transpose(1, 2)
-        return resample_to_frames(lips, num_frames, hop).unflatten(0, batch_and_speakers)
+        directions = torch.cat(parts, dim=-1)
+        cue = self.dropout(self.combine(directions))
+        cue = cue + functional.silu(self.context(cue.transpose(1, 2))).transpose(1, 2)
+        cue = cue + functional.silu(self.out(cue.transpose(1, 2))).transpose(1, 2)
+        both = resample_to_frames(torch.cat([cue, directions], dim=-1), num_frames, hop)
+        return both.unflatten(0, visual.shape[:2]).split([cue.shape[-1], directions.shape[-1]], dim=-1)

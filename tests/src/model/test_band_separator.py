@@ -165,7 +165,14 @@ def test_the_family_keeps_its_budgets(name, parameters, macs, visual_dim):
 
 @pytest.mark.parametrize(
     "options",
-    [{"exchange": False}, {"consistent": False}, {"fusion": "shift"}, {"deep_fusion": False}, {"units": 8}],
+    [
+        {"exchange": False},
+        {"consistent": False},
+        {"fusion": "shift"},
+        {"deep_fusion": False, "anonymous_blocks": 0},
+        {"anonymous_blocks": 2},
+        {"units": 8},
+    ],
     ids=str,
 )
 def test_what_ablations_change_keeps_the_contract(options):
@@ -178,6 +185,11 @@ def test_what_ablations_change_keeps_the_contract(options):
     torch.testing.assert_close(swapped, estimates.flip(1), atol=1e-6, rtol=0)
     sums_to_mixture = torch.allclose(estimates.sum(1), mix, atol=1e-5)
     assert sums_to_mixture == options.get("consistent", True)
+
+
+def test_blocks_without_lips_must_leave_one_that_has_them():
+    with pytest.raises(ValueError, match=r"model\.anonymous_blocks=3: must be 0 to 2"):
+        small(voice_blocks=3, anonymous_blocks=3)
 
 
 def test_an_unknown_fusion_is_refused():

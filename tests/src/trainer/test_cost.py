@@ -32,6 +32,7 @@ SMALL = {
     "cue_channels": 8,
     "shared_blocks": 1,
     "voice_blocks": 1,
+    "anonymous_blocks": 0,
 }
 
 

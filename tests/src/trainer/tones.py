@@ -66,7 +66,7 @@ def compose(*overrides: str):
             "train",
             overrides=[
                 "cache=unused", f"visual_dim={DIM}", "model.num_bands=8", "model.channels=8", "model.squeezed=2",
-                "model.shared_blocks=1", "model.voice_blocks=1", "model.cue_channels=8", "metrics=si_snr_only",
+                "model.shared_blocks=1", "model.voice_blocks=2", "model.cue_channels=8", "metrics=si_snr_only",
                 "dataloader.num_workers=0", "dataloader.batch_size=2", "trainer.n_epochs=4", "trainer.epoch_len=3",
                 "trainer.device=cpu", "scheduler.warmup_steps=2", "optimizer.fused=false", *overrides,
             ],
