@@ -16,7 +16,7 @@ import inference
 from pipeline.cache import CacheError
 from pipeline.extract import precompute
 from pipeline.frontend import FrontEnd
-from pipeline.lipreading import build
+from pipeline.lipreading.seeded import write_seeded
 from pipeline.lipreading.weights import file_digest
 from src.model import BandSeparator
 from src.trainer.checkpoint import CheckpointError, save_checkpoint
@@ -39,9 +39,9 @@ MODEL = {
 def work(tmp_path_factory):
     """Weights of a front-end (random), checkpoints with and without lips, and a directory in the spec's layout."""
     folder = tmp_path_factory.mktemp("inference")
+    for seed, name in enumerate(("front_end", "other")):
+        write_seeded(NETWORK, folder / f"{name}.pt", seed=seed)
     torch.manual_seed(0)
-    for name in ("front_end", "other"):
-        torch.save(build(NETWORK).state_dict(), folder / f"{name}.pt")
     identity = FrontEnd(network=NETWORK, weights=folder / "front_end.pt", device="cpu").identity
     save_separator(folder / "av.pt", identity["dim"], identity)
     save_separator(folder / "audio.pt", 0, None)
