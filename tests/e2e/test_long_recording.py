@@ -22,7 +22,7 @@ SECONDS = 60
 def work(tmp_path_factory):
     """A separator after some hundred steps, and a minute of two speakers it has not heard."""
     folder = tmp_path_factory.mktemp("long")
-    root = write_corpus(folder / "corpus", train=60, val=3, test=0)
+    root = write_corpus(folder / "corpus", train=60, val=3, test=0, jobs=1)
     write_seeded(NETWORK, folder / "seeded.pt")
     front_end = FrontEnd(network=NETWORK, weights=folder / "seeded.pt", device="cpu")
     precompute(root, folder / "mouths.h5", front_end, workers=0)
