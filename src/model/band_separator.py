@@ -1,7 +1,7 @@
 """Band-split separator of two voices in one pass, cued by lips or by nothing.
 
-STFT -> band split -> shared audio blocks -> lip cue per voice -> voice blocks with exchange -> complex mask
-per voice under mixture consistency -> inverse STFT.
+STFT -> band split -> shared audio blocks -> anonymous voice blocks -> matching of voices to lips -> voice blocks cued
+by lips, with exchange -> complex mask per voice under mixture consistency -> inverse STFT.
 
 Axes: B batch, S = 2 voices, T samples, F video frames, D lip embedding, N STFT frames, Q bins, K bands,
 C channels.
@@ -48,8 +48,8 @@ class LipCue(nn.Module):
 class BandSeparator(nn.Module):
     """Both voices of a mixture, each on its own; their sum is the mixture.
 
-    Swapping the two speakers' lips swaps the two estimates exactly: the voices share every weight and differ
-    in their cue alone. Without lips two learnt cues stand in for them and the order is arbitrary (train with
+    Swapping the two speakers' lips swaps the two estimates: the voices share every weight, and the lips decide
+    which is which. Without lips two learnt cues stand in for them and the order is arbitrary (train with
     permutation-invariant loss). Level-invariant: the mixture is scaled to unit RMS inside.
 
     Args:
