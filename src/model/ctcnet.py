@@ -16,6 +16,7 @@ from src.model.blocks.global_layer_norm import GlobalLayerNorm
 from src.model.blocks.lip_substitutes import LipSubstitutes
 from src.model.blocks.thalamic_fusion import ThalamicFusion
 from src.model.blocks.voice_passes import pass_per_voice
+from src.model.blocks.voices import summary
 
 
 class CtcNet(nn.Module):
@@ -111,6 +112,4 @@ class CtcNet(nn.Module):
 
     def __str__(self) -> str:
         """Layers, then the number of parameters."""
-        total = sum(p.numel() for p in self.parameters())
-        trainable = sum(p.numel() for p in self.parameters() if p.requires_grad)
-        return f"{super().__str__()}\nAll parameters: {total:,}\nTrainable parameters: {trainable:,}"
+        return summary(self)

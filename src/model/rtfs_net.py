@@ -24,6 +24,7 @@ from src.model.blocks.spectral_source_separation import SpectralSourceSeparation
 from src.model.blocks.stft import Stft
 from src.model.blocks.time_frequency_path import DualPath
 from src.model.blocks.voice_passes import pass_per_voice
+from src.model.blocks.voices import summary
 
 KERNEL = 4
 """Of the depthwise convolutions over time and frequency."""
@@ -140,6 +141,4 @@ class RtfsNet(nn.Module):
 
     def __str__(self) -> str:
         """Layers, then the number of parameters."""
-        total = sum(p.numel() for p in self.parameters())
-        trainable = sum(p.numel() for p in self.parameters() if p.requires_grad)
-        return f"{super().__str__()}\nAll parameters: {total:,}\nTrainable parameters: {trainable:,}"
+        return summary(self)

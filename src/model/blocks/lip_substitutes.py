@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from src.model.blocks.absent_lips import AbsentLips
 from src.model.blocks.lip_fusion import SAMPLES_PER_VIDEO_FRAME
+from src.model.blocks.voices import lips_used
 
 
 class LipSubstitutes(nn.Module):
@@ -39,15 +40,13 @@ class LipSubstitutes(nn.Module):
         Raises:
             ValueError: the lip embeddings are not `visual_dim` wide.
         """
-        size = mix.shape[0]
+        used = lips_used(visual, visual_mask, mix)
         if visual is None or visual.shape[2] == 0:
             num_frames = -(-mix.shape[-1] // SAMPLES_PER_VIDEO_FRAME)
-            none = mix.new_zeros(size, 2, dtype=torch.bool)
-            return self.absent(none)[:, :, None].expand(-1, -1, num_frames, -1), none
+            return self.absent(used)[:, :, None].expand(-1, -1, num_frames, -1), used
         if visual.shape[-1] != self.visual_dim:
             raise ValueError(
                 f"model: lip embeddings have {visual.shape[-1]} dimensions, the model was built for "
                 f"{self.visual_dim} (model.visual_dim): use the cache that it was trained on"
             )
-        used = mix.new_ones(size, 2, dtype=torch.bool) if visual_mask is None else visual_mask
         return torch.where(used[:, :, None, None], visual, self.absent(used)[:, :, None]), used

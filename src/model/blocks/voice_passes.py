@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from src.model.blocks.voices import unit_level
+
 
 def pass_per_voice(extract: Callable[[Tensor, Tensor], Tensor], mix: Tensor, lips: Tensor) -> Tensor:
     """Extract each voice from the mixture at unit RMS, and give it the mixture's level again.
@@ -18,7 +20,7 @@ def pass_per_voice(extract: Callable[[Tensor, Tensor], Tensor], mix: Tensor, lip
 
     Shape: mix (B, T), lips (B, S, F, D) -> (B, S, T).
     """
-    level = mix.square().mean(dim=-1, keepdim=True).add(1e-10).sqrt()
+    unit, level = unit_level(mix)
     size, voices = lips.shape[:2]
-    estimates = extract((mix / level).repeat_interleave(voices, dim=0), lips.flatten(0, 1))
+    estimates = extract(unit.repeat_interleave(voices, dim=0), lips.flatten(0, 1))
     return estimates.unflatten(0, (size, voices)) * level[:, None]
