@@ -10,12 +10,12 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.layout import AUDIO_EXTENSIONS, split_name
+from pipeline.script_config import run_script, usage_errors
 from src.metrics.evaluate import evaluate
 from src.metrics.grouping import Grouping, read_speakers
 from src.metrics.pairing import FolderError, pair_files
 from src.metrics.report_table import CSV_NAME, JSON_NAME, format_problems, format_table, write_report
 from src.metrics.scoring import metric_specs
-from src.utils.config import run_script, usage_errors
 from src.utils.io_utils import absolute
 
 PROBLEMS = 3

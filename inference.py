@@ -11,10 +11,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.lipreading.weights import file_digest
+from pipeline.script_config import register_resolvers, run_script, usage_errors
 from src.trainer.inferencer import Inferencer
 from src.trainer.lip_source import open_lips
-from src.trainer.separator import load_separator
-from src.utils.config import register_resolvers, run_script, usage_errors
+from src.trainer.separator import choose_checkpoint, load_separator
 from src.utils.init_utils import resolve_device
 from src.utils.io_utils import absolute
 
@@ -43,7 +43,7 @@ def run(config: DictConfig) -> bool:
     settings = config.inferencer
     config.root = str(absolute(config.root))
     device = resolve_device(settings.device)
-    separator = load_separator(absolute(settings.from_pretrained or config.run_dir))
+    separator = load_separator(choose_checkpoint(settings.from_pretrained, absolute(config.run_dir)))
     datasets = make_datasets(config)
     records = [record for dataset in datasets.values() for record in dataset.index]
     where = {"cache": config.cache, "weights": config.weights, "folders": separator.folders}

@@ -12,11 +12,12 @@ from pathlib import Path
 
 from pipeline import extract
 from pipeline.cache import CacheError
+from pipeline.default_weights import default_weights
 from pipeline.layout import LayoutError
 
 DEFAULT_NETWORK = "lrw_resnet18_dctcn"
 CACHE_FOLDER = Path(__file__).resolve().parent / "saved" / "cache"
-NO_WEIGHTS = """--weights is missing: the file of a lip-reading network.
+NO_WEIGHTS = """--weights is missing, and those of {network} are not in saved/weights.
   published:  python -m pipeline.download {network}
   to try out: python -m pipeline.lipreading.seeded --network {network} --out seeded.pt  (random: not a lip reader)"""
 
@@ -24,10 +25,12 @@ NO_WEIGHTS = """--weights is missing: the file of a lip-reading network.
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.replace("\n", " "))
     parser.add_argument("--root", type=Path, required=True, help="data directory, or folder of npz files")
-    parser.add_argument("--weights", type=Path, help="checkpoint of the lip-reading network")
+    parser.add_argument("--weights", type=Path, help="of the network (default: saved/weights, else weights/)")
     parser.add_argument("--network", help=f"its name (default: as the file says, or {DEFAULT_NETWORK})")
     parser.add_argument("--out", type=Path, help="cache file (default: saved/cache/<root>.<network>.h5)")
-    parser.add_argument("--features", choices=("frontend", "tcn"), default="frontend", help="what is cached")
+    parser.add_argument(
+        "--features", choices=("frontend", "tcn"), help="what is cached (default: by network)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--batch-frames", type=int, metavar="N", help="frames in a batch across clips")
@@ -42,16 +45,18 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    options.weights = options.weights or default_weights(options.network)
     if options.weights is None:
         return complain(NO_WEIGHTS.format(network=options.network or DEFAULT_NETWORK), 2)
     # Before PyTorch starts: threads that spin while they wait cost several times over where cores are shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Not above: the decoding workers import this script again, and need no PyTorch.
-    from pipeline.frontend import FrontEndError, front_end_for, named_network
+    from pipeline.frontend import FrontEndError, default_features, front_end_for, named_network
     from pipeline.lipreading.weights import WeightsError
 
     try:
         network = options.network or named_network(options.weights) or DEFAULT_NETWORK
+        options.features = options.features or default_features(network)
         place = (options.root, network, options.features, options.shard)
         out = extract.cache_path(CACHE_FOLDER, options.out, *place)
         how = {key: getattr(options, key) for key in ("features", "device", "dtype")}

@@ -10,11 +10,11 @@ import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from pipeline.script_config import register_resolvers, run_script, usage_errors
 from src.trainer.cost.cost_table import format_markdown, make_folder, write_report
 from src.trainer.cost.pareto import PICTURE_NAME, draw_pareto, read_scores, scored_models
 from src.trainer.cost.profile import profile_models
 from src.trainer.cost.subjects import find_subjects
-from src.utils.config import register_resolvers, run_script, usage_errors
 from src.utils.init_utils import resolve_device
 from src.utils.io_utils import absolute
 

@@ -6,13 +6,13 @@ import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from pipeline.script_config import register_resolvers, run_script, usage_errors
 from src.datasets.data_utils import get_dataloaders
 from src.datasets.preparation import prepare_data
 from src.logger.logger import setup_logging
 from src.trainer.base_trainer import TrainingDiverged
 from src.trainer.model_building import build_model
 from src.trainer.trainer import Trainer
-from src.utils.config import register_resolvers, run_script, usage_errors
 from src.utils.init_utils import (
     init_distributed,
     prepare_run_folder,

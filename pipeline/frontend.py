@@ -10,7 +10,6 @@ Axes: N frames of all clips, T frames of one clip, D embedding, C channels of th
 
 import copy
 import os
-import pickle
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +24,7 @@ from pipeline.cache import FeatureCache, describe_difference
 from pipeline.lipreading import NETWORKS, LipReader
 from pipeline.lipreading.resnet import ResNet18Trunk
 from pipeline.lipreading.stem import STEM_CONTEXT_FRAMES
-from pipeline.lipreading.weights import file_digest, load_network, weights_kind
+from pipeline.lipreading.weights import WeightsError, file_digest, load_network, network_of, weights_kind
 from pipeline.mouths import MEAN, PREPROCESSING_VERSION, STD, iter_mouth
 
 FEATURES = ("frontend", "tcn")
@@ -205,11 +204,15 @@ class FrontEnd:
 def named_network(weights: str | Path) -> str | None:
     """The network that a weights file says it belongs to, as those made by this project do; ``None`` if it does not."""
     try:
-        content = torch.load(weights, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError):
+        return network_of(weights)
+    except WeightsError:
         return None  # loading it as some network says in full what is wrong with it
-    name = content.get("network") if isinstance(content, dict) else None
-    return name if isinstance(name, str) else None
+
+
+def default_features(network: str) -> str:
+    """What to take from a network: the embedding of each frame of a lip reader, whose temporal part is for words; the
+    temporal trunk's output of one that was trained to match mouths with voices."""
+    return "frontend" if network not in NETWORKS or NETWORKS[network].words else "tcn"
 
 
 def front_end_for(
@@ -247,14 +250,21 @@ class _FrameNetwork(nn.Module):
 
     def __init__(self, reader: LipReader) -> None:
         super().__init__()
-        convolution, norm, activation, _ = copy.deepcopy(reader.frontend3D)
+        convolution, norm, activation, pool = copy.deepcopy(reader.frontend3D)
         convolution = fuse_conv_bn_eval(convolution, norm)
         # With one input channel, the kernel's time axis can serve as the input channels of a 2D convolution.
-        self.stem = nn.Conv2d(2 * STEM_CONTEXT_FRAMES + 1, convolution.out_channels, 7, stride=2, padding=3)
+        self.stem = nn.Conv2d(
+            2 * STEM_CONTEXT_FRAMES + 1,
+            convolution.out_channels,
+            convolution.kernel_size[1:],
+            stride=convolution.stride[1:],
+            padding=convolution.padding[1:],
+        )
         self.stem.weight.data = convolution.weight.data.squeeze(1)
         self.stem.bias.data = convolution.bias.data
         self.activation = activation
-        self.pool = nn.MaxPool2d(3, stride=2, padding=1)
+        pools = isinstance(pool, nn.MaxPool3d)
+        self.pool = nn.MaxPool2d(3, stride=2, padding=1) if pools else nn.Identity()
         self.trunk = _fold_batch_norms(copy.deepcopy(reader.trunk))
         self.to(memory_format=_LAYOUT)
 

@@ -1,4 +1,4 @@
-"""The whole lip reader: stem, per-frame trunk, temporal network, word classifier.
+"""The whole lip reader: stem, per-frame trunk, temporal network, word classifier (where it reads words).
 
 Axes: B clips, T video frames (25 per second), D embedding, C temporal channels, K words.
 """
@@ -15,13 +15,19 @@ FRAME_SIZE = 88  # pixels; the ShuffleNet trunk pools exactly the 3x3 map this l
 
 
 class TemporalClassifier(nn.Module):
-    """The temporal trunk under the name its checkpoints use, and the linear layer behind it."""
+    """The temporal trunk under the name its checkpoints use, and the linear layer behind it.
 
-    def __init__(self, trunk: nn.Module, *, trunk_key: str) -> None:
+    Args:
+        trunk: (B, D, T) -> (B, C, T).
+        trunk_key: its name in checkpoints.
+        num_words: K; 0 for a network that reads none.
+    """
+
+    def __init__(self, trunk: nn.Module, *, trunk_key: str, num_words: int = NUM_WORDS) -> None:
         super().__init__()
         self.trunk_key = trunk_key
         self.add_module(trunk_key, trunk)
-        self.tcn_output = nn.Linear(trunk.out_channels, NUM_WORDS)
+        self.tcn_output = nn.Linear(trunk.out_channels, num_words) if num_words else None
 
     @property
     def trunk(self) -> nn.Module:
@@ -151,7 +157,8 @@ class LipReader(nn.Module):
             boundaries: (B, T, 1), see `temporal`.
 
         Returns:
-            logits (B, K), embedding (B, T, D; one column more with boundaries), trunk (B, C, T).
+            logits (B, K; absent where the network reads no words), embedding (B, T, D; one column more with
+            boundaries), trunk (B, C, T).
 
         Raises:
             ValueError: shapes, lengths or boundaries do not fit.
@@ -166,7 +173,10 @@ class LipReader(nn.Module):
             )
         embedding = self._with_boundary(self.frontend(x), boundaries)
         trunk = self.tcn.trunk(embedding.transpose(1, 2))
-        return {"logits": self.tcn.classify(trunk, lengths), "embedding": embedding, "trunk": trunk}
+        outputs = {"embedding": embedding, "trunk": trunk}
+        if self.tcn.tcn_output is not None:
+            outputs["logits"] = self.tcn.classify(trunk, lengths)
+        return outputs
 
     def _check_pictures(self, x: Tensor) -> None:
         if x.ndim != 5 or x.shape[1] != 1 or x.shape[3:] != (FRAME_SIZE, FRAME_SIZE) or 0 in x.shape:

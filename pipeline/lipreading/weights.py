@@ -54,6 +54,16 @@ def weights_kind(path: str | Path) -> str:
     return str(_read(Path(path))[1].get("kind", UNLABELLED))
 
 
+def network_of(path: str | Path) -> str | None:
+    """The network that the file says its weights are of (its ``network`` entry); None if it says nothing.
+
+    Raises:
+        WeightsError: the file cannot be read as weights.
+    """
+    name = _read(Path(path))[1].get("network")
+    return name if isinstance(name, str) else None
+
+
 def load_network(name: str, path: str | Path) -> LipReader:
     """Builds the network and loads a weights file into it, with nothing missing and nothing left over.
 

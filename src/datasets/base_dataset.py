@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from src.utils.audio_io import read_audio
+from pipeline.audio_io import read_audio
 
 
 class BaseDataset(Dataset, ABC):

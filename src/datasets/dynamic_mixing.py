@@ -11,12 +11,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torchaudio.functional import resample
 from tqdm import tqdm
 
+from pipeline.audio_io import SAMPLE_RATE_HZ, audio_info, read_audio
 from src.datasets.base_dataset import BaseDataset
 from src.datasets.lips import FRAME_SAMPLES, CachedLips, fit_frames
 from src.datasets.mixture import mixture_index, require_complete
-from src.utils.audio_io import SAMPLE_RATE_HZ, audio_info, read_audio
 from src.utils.draw import chance, checked_probability, checked_range, integer, uniform
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ _QUIET_RMS = (
     1e-3  # a piece below -60 dBFS is a pause: bringing it to the level of speech would only amplify noise
 )
 _NAMED = 5
+_NORMAL_SPEED = 20  # speeds are counted in twentieths
 
 
 class DynamicMixingDataset(BaseDataset):
@@ -38,6 +40,7 @@ class DynamicMixingDataset(BaseDataset):
     2. The two change places or not, with equal chance, so that neither lips nor level tell the order.
     3. A crop of ``segment_s`` from each. It starts on a video frame, so lips and voice stay in step. A voice that is
        shorter is padded with zeros, its lips hold their last frame.
+       With ``speeds``, each is played at one of them: another pitch, another throat, and lips in step with it.
     4. ``voice_transforms`` on each voice: what they return is the target.
     5. Equal RMS, then a level difference uniform in ``level_db`` whose sign is random, then one gain for all that
        brings the highest peak of mixture and voices to 0.9.
@@ -59,6 +62,9 @@ class DynamicMixingDataset(BaseDataset):
         balance: draw the speaker first and then one of its utterances, so that a speaker of many utterances is not
             heard more often than others; without a table, all utterances alike.
         audio_only_share: share of mixtures whose second voice has no lips. Without a cache it has no meaning.
+        no_lips_share: share of mixtures of two voices out of all, with and without lips, and no lips of either: what
+            many voices teach about separation, where few have lips. Without a cache it has no meaning.
+        speeds: at which to play a voice, drawn evenly; in twentieths, such as 0.9 or 1.05. None: as it is.
         preload: keep all voices (16-bit) and lips in memory: 64 KB and 50 KB for each voice of 2 s with 512 values.
         strict: see ``AVSSDataset``; False leaves out what is absent.
         missing_lips: see ``AVSSDataset``.
@@ -83,6 +89,8 @@ class DynamicMixingDataset(BaseDataset):
         speakers: str | Path | None = None,
         balance: bool = True,
         audio_only_share: float = 0.2,
+        no_lips_share: float = 0.0,
+        speeds: Sequence[float] | None = None,
         preload: bool = False,
         strict: bool = True,
         missing_lips: Literal["error", "mask"] = "error",
@@ -96,6 +104,8 @@ class DynamicMixingDataset(BaseDataset):
         self._segment = round(segment_s * SAMPLE_RATE_HZ)
         self._level_db = checked_range("level_db", level_db)
         self._audio_only_share = checked_probability("audio_only_share", audio_only_share)
+        self._no_lips_share = checked_probability("no_lips_share", no_lips_share)
+        self._speeds = [_twentieths(speed) for speed in speeds or [1.0]]
         if self._level_db[0] < 0:
             raise ValueError(f"level_db={list(level_db)}: the sign is drawn; give 0 or more")
         if self._segment < FRAME_SAMPLES:
@@ -145,7 +155,8 @@ class DynamicMixingDataset(BaseDataset):
 
     def load_instance(self, ind: int) -> dict[str, Any]:
         """Draw a mixture; the random state that ``BaseDataset`` has set decides, not ``ind``."""
-        pair = self._draw_pair()
+        lips_wanted = self._lips is not None and not chance(self._no_lips_share)
+        pair = self._draw_pair(lips_wanted)
         num_frames = -(-self._segment // FRAME_SAMPLES)
         voices = torch.zeros(2, self._segment)
         visual = None if self._lips is None else torch.zeros(2, num_frames, self._lips.dim)
@@ -153,14 +164,18 @@ class DynamicMixingDataset(BaseDataset):
         for row, number in enumerate(pair):
             voice = self.index[number]
             total = self._num_voice_samples(number)
-            first_frame = integer(max(0, total - self._segment) // FRAME_SAMPLES + 1)
-            audio = self._voice(number, first_frame * FRAME_SAMPLES)
+            speed = self._speeds[integer(len(self._speeds))] if len(self._speeds) > 1 else self._speeds[0]
+            wanted = -(-self._segment * speed // _NORMAL_SPEED)
+            first_frame = integer(max(0, total - wanted) // FRAME_SAMPLES + 1)
+            audio = resample(self._voice(number, first_frame * FRAME_SAMPLES, wanted), speed, _NORMAL_SPEED)[
+                : self._segment
+            ]
             voices[row, : audio.numel()] = audio
-            if self._lips is not None and self._lips.has(voice["id"], voice["mouth"]):
+            if lips_wanted and self._lips.has(voice["id"], voice["mouth"]):
                 lips = self._voice_lips(number)
                 # A video that ends before the crop begins leaves its last frame.
-                lips = fit_frames(lips[min(first_frame, len(lips) - 1) :], num_frames)
-                visual[row] = torch.from_numpy(lips.astype(np.float32))
+                lips = lips[min(first_frame, len(lips) - 1) :].astype(np.float32)
+                visual[row] = torch.from_numpy(fit_frames(_played(lips, speed), num_frames))
                 visual_mask[row] = True
             for transform in self._voice_transforms:
                 voices[row] = transform(voices[row])
@@ -179,10 +194,12 @@ class DynamicMixingDataset(BaseDataset):
             item["visual"] = visual
         return item
 
-    def _draw_pair(self) -> tuple[int, int]:
-        first = self._draw(self._with_lips)
+    def _draw_pair(self, lips_wanted: bool) -> tuple[int, int]:
         pools = [self._with_lips, self._without_lips]
-        if chance(self._audio_only_share):
+        if not lips_wanted:
+            pools = [np.concatenate(pools)]
+        first = self._draw(pools[0])
+        if len(pools) > 1 and chance(self._audio_only_share):
             pools.reverse()
         for pool in pools:  # the other pool serves where this one has no voice of another speaker
             others = pool[self._speaker[pool] != self._speaker[first]]
@@ -203,15 +220,39 @@ class DynamicMixingDataset(BaseDataset):
         info = audio_info(self.index[number]["path"])
         return -(-info.num_samples * SAMPLE_RATE_HZ // info.rate_hz)
 
-    def _voice(self, number: int, start: int) -> torch.Tensor:
+    def _voice(self, number: int, start: int, num_samples: int) -> torch.Tensor:
         if self._stored is not None:
-            return self._stored.audio(number, start, self._segment)
-        return read_audio(self.index[number]["path"], start=start, num_samples=self._segment)
+            return self._stored.audio(number, start, num_samples)
+        return read_audio(self.index[number]["path"], start=start, num_samples=num_samples)
 
     def _voice_lips(self, number: int) -> np.ndarray:
         if self._stored is not None:
             return self._stored.lips(number)
         return self._lips.load(self.index[number]["id"], self.index[number]["mouth"])
+
+
+def _twentieths(speed: float) -> int:
+    """A speed as so many twentieths, which keeps the filters of resampling short.
+
+    Raises:
+        ValueError: it is not positive, or no whole number of twentieths.
+    """
+    parts = round(speed * _NORMAL_SPEED)
+    if parts <= 0 or abs(parts - speed * _NORMAL_SPEED) > 1e-6:
+        raise ValueError(f"speeds: {speed} must be positive and a multiple of {1 / _NORMAL_SPEED}")
+    return parts
+
+
+def _played(lips: np.ndarray, speed: int) -> np.ndarray:
+    """Lips at a speed in twentieths, interpolated linearly. Shape: (F, D) -> (about F / speed, D)."""
+    if speed == _NORMAL_SPEED:
+        return lips
+    pace = speed / _NORMAL_SPEED
+    centres = np.arange(max(1, int(len(lips) / pace))) + 0.5
+    places = np.clip(centres * pace - 0.5, 0, len(lips) - 1)
+    left = places.astype(np.int64)
+    share = (places - left).astype(lips.dtype)[:, None]
+    return lips[left] * (1 - share) + lips[np.minimum(left + 1, len(lips) - 1)] * share
 
 
 def mix_pair(voices: torch.Tensor, level_db: float) -> torch.Tensor:

@@ -11,10 +11,10 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from pipeline.audio_io import SAMPLE_RATE_HZ
 from pipeline.cache import FeatureCache
 from pipeline.layout import find_mouths
 from pipeline.mouths import FRAME_RATE_HZ
-from src.utils.audio_io import SAMPLE_RATE_HZ
 
 logger = logging.getLogger(__name__)
 

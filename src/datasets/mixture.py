@@ -26,10 +26,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.audio_io import SAMPLE_RATE_HZ
 from pipeline.layout import index_mixes
 from pipeline.mouths import FRAME_RATE_HZ
 from src.datasets.lips import FRAME_SAMPLES, Lips, fit_frames
-from src.utils.audio_io import SAMPLE_RATE_HZ
 
 _NAMED = 5  # how many files a message lists
 _TOLERATED_S = 0.2

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.audio_io import SAMPLE_RATE_HZ, AudioError, read_audio
 from src.logger.report_html import MixtureSection, Page, Track, render
-from src.utils.audio_io import SAMPLE_RATE_HZ, AudioError, read_audio
 from src.utils.io_utils import read_json, write_atomically
 
 VOICES = ("s1", "s2")

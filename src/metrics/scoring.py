@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pipeline.audio_io import AudioError, audio_info, read_audio
 from src.metrics import functional as F
 from src.metrics.base_metric import score_voice
 from src.metrics.pairing import VOICES, Pair
 from src.metrics.problems import Problem
-from src.utils.audio_io import AudioError, audio_info, read_audio
 
 SAMPLE_RATE_HZ = F.SAMPLE_RATE_HZ
 # Two resampled files of the same duration may differ by as much.

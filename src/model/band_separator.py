@@ -111,14 +111,12 @@ class BandSeparator(nn.Module):
         gather = BandGather(self.stft.num_bins, num_bands)
         self.encoder = BandEncoder(gather, num_features=3, channels=channels)
 
-        def blocks(number: int) -> nn.ModuleList:
-            return nn.ModuleList(
-                TimeFrequencyBlock(channels, num_bands, squeezed, dilations[i % len(dilations)], units)
-                for i in range(number)
-            )
-
-        self.shared = blocks(shared_blocks)
-        self.voices = blocks(voice_blocks)
+        blocks = [
+            TimeFrequencyBlock(channels, num_bands, squeezed, dilations[i % len(dilations)], units)
+            for i in range(shared_blocks + voice_blocks)
+        ]
+        self.shared = nn.ModuleList(blocks[:shared_blocks])
+        self.voices = nn.ModuleList(blocks[shared_blocks:])
         self.exchange = nn.ModuleList(
             SpeakerExchange(channels) for _ in range(voice_blocks if exchange else 0)
         )

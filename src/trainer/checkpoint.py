@@ -1,5 +1,9 @@
-"""Checkpoints: plain tensors and values, written atomically, readable with `weights_only=True`."""
+"""Checkpoints: plain tensors and values, written atomically, readable with `weights_only=True`.
 
+Those that ship are safetensors in half precision, with what a checkpoint says about itself as JSON in the header.
+"""
+
+import json
 import os
 import pickle
 import zipfile
@@ -8,12 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import nn
 
 from src.utils.io_utils import write_atomically
 
 FORMAT = 1
 LAST, BEST = "last.pt", "best.pt"
+SHIPPED_SUFFIX = ".safetensors"
+_ABOUT = "checkpoint"  # the header's entry
 
 
 class CheckpointError(ValueError):
@@ -41,8 +49,13 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} does not exist: train one first, or name another file")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile, OSError, ValueError) as error:
+        if path.suffix == SHIPPED_SUFFIX:
+            content = _load_shipped(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        RuntimeError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile, OSError, ValueError, SafetensorError,
+    ) as error:  # fmt: skip
         raise CheckpointError(f"checkpoint {path} cannot be read ({error}): is it whole?") from error
     if not isinstance(content, dict) or "state_dict" not in content or "config" not in content:
         raise CheckpointError(f"{path} is no checkpoint of this project: it lacks 'state_dict' or 'config'")
@@ -52,6 +65,46 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             "use the version that wrote it"
         )
     return content
+
+
+def ship_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write the weights meant for use, in half precision, with everything needed to load them again.
+
+    What belongs to the machine or to going on with training is left out.
+
+    Args:
+        path: file to write, `*.safetensors`.
+        content: as of `load_checkpoint`.
+    """
+    weights = content.get("ema") or content["state_dict"]
+    tensors = {
+        name: (value.half() if value.is_floating_point() else value).contiguous()
+        for name, value in weights.items()
+    }
+    about = {key: content.get(key) for key in ("arch", "epoch", "step", "front_end", "monitor_best")}
+    about["format"], about["config"] = content.get("format", FORMAT), _portable(content["config"])
+    data = save(tensors, metadata={_ABOUT: json.dumps(about)})
+    write_atomically(path, lambda stream: stream.write(data))
+
+
+def _load_shipped(path: Path) -> dict[str, Any]:
+    with safe_open(path, framework="pt", device="cpu") as file:
+        about = json.loads((file.metadata() or {}).get(_ABOUT, "{}"))
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    weights = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
+    return {**about, "state_dict": weights}
+
+
+def _portable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without the places of one machine."""
+    datasets = {
+        part: {key: None if key in ("root", "cache", "speakers") else value for key, value in options.items()}
+        if isinstance(options, Mapping)
+        else options
+        for part, options in config.get("datasets", {}).items()
+    }
+    trainer = {**config.get("trainer", {}), "save_dir": "saved", "resume_from": None, "init_from": None}
+    return {**config, "datasets": {**datasets, "root": None}, "cache": None, "trainer": trainer}
 
 
 def find_checkpoint(run_dir: str | Path) -> Path:

@@ -18,6 +18,7 @@ from joblib import Parallel, delayed
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from pipeline.audio_io import SAMPLE_RATE_HZ, AudioError, AudioInfo, audio_info
 from pipeline.cache import CacheError
 from pipeline.mouths import FRAME_RATE_HZ
 from src.metrics.base_metric import BaseMetric
@@ -28,7 +29,6 @@ from src.trainer.recording import Recording, Window, collate_windows
 from src.trainer.scoring import Value, Written, score
 from src.trainer.voice_files import OUTPUT_FORMATS, VOICES
 from src.trainer.windowing import count_frames, lips_of_window, plan_windows
-from src.utils.audio_io import SAMPLE_RATE_HZ, AudioError, AudioInfo, audio_info
 from src.utils.io_utils import write_json
 
 # A video may end so much earlier or later than the sound before it is remarked on.

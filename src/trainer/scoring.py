@@ -10,9 +10,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from pipeline.audio_io import SAMPLE_RATE_HZ, audio_info, read_audio
 from src.metrics import functional as F
 from src.metrics.base_metric import BaseMetric, BatchMean
-from src.utils.audio_io import SAMPLE_RATE_HZ, audio_info, read_audio
 
 # Longer recordings are scored piece by piece: memory stays bounded, and PESQ and STOI are meant for sentences.
 PIECE_S = 60

@@ -1,5 +1,6 @@
 """From a checkpoint to the separator in it, built by the checkpoint's own configuration."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,10 @@ from torch import nn
 
 from src.trainer.checkpoint import CheckpointError, find_checkpoint, load_checkpoint, load_weights
 from src.utils.io_utils import ROOT_PATH, absolute
+
+SHIPPED = ROOT_PATH / "weights" / "small.safetensors"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,20 @@ class Separator:
     path: Path
     front_end: dict[str, Any] | None
     folders: list[Path]
+
+
+def choose_checkpoint(named: str | Path | None, run_dir: Path) -> Path:
+    """The checkpoint that is named, else the run in `run_dir` if there is one, else the separator that ships here.
+
+    Raises:
+        CheckpointError: there is none of them.
+    """
+    if named:
+        return absolute(named)
+    if run_dir.is_dir() or not SHIPPED.is_file():
+        return find_checkpoint(run_dir)
+    logger.info("No run in %s: separating with %s", run_dir, SHIPPED.relative_to(ROOT_PATH))
+    return SHIPPED
 
 
 def load_separator(path: str | Path) -> Separator:

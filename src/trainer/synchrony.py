@@ -18,12 +18,12 @@ from torch.nn import functional
 from torchaudio.transforms import MelSpectrogram
 from tqdm import tqdm
 
+from pipeline.audio_io import SAMPLE_RATE_HZ, read_audio
 from pipeline.cache import FeatureCache
 from src.datasets.dynamic_mixing import voice_index
 from src.datasets.lips import FRAME_SAMPLES
 from src.datasets.mixture import mixture_index
 from src.model.blocks.lip_fusion import LipEncoder
-from src.utils.audio_io import SAMPLE_RATE_HZ, read_audio
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from src.utils.audio_io import AudioInfo, read_audio
+from pipeline.audio_io import AudioInfo, read_audio
 
 OUTPUT_FORMATS = ("auto", "wav", "flac")
 VOICES = ("s1", "s2")

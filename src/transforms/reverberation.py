@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torchaudio.functional import fftconvolve
 
-from src.utils.audio_io import SAMPLE_RATE_HZ, list_audio, read_audio
+from pipeline.audio_io import SAMPLE_RATE_HZ, list_audio, read_audio
 from src.utils.draw import chance, checked_probability, checked_range, integer
 
 _ONSET_DB = -12.0  # how far below the highest peak the direct sound may lie

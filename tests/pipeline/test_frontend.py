@@ -30,8 +30,9 @@ def one_thread():
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     folder = tmp_path_factory.mktemp("weights")
-    paths = {name: folder / f"{name}.pt" for name in (SMALL, RESNET)}
-    write_seeded(SMALL, paths[SMALL])
+    paths = {name: folder / f"{name}.pt" for name in (SMALL, RESNET, "sync_light")}
+    for name in (SMALL, "sync_light"):
+        write_seeded(name, paths[name])
     # PyTorch's own initial values do for the larger one, which takes long to calibrate.
     torch.manual_seed(0)
     torch.save({"network": RESNET, "model_state_dict": build(RESNET).state_dict()}, paths[RESNET])
@@ -68,7 +69,7 @@ def error(actual, expected):
 
 
 @pytest.mark.parametrize("features", ["frontend", "tcn"])
-@pytest.mark.parametrize("name", [SMALL, RESNET])
+@pytest.mark.parametrize("name", [SMALL, RESNET, "sync_light"])
 def test_it_gives_what_the_plain_network_gives(weights, pictures, name, features):
     front_end = FrontEnd(
         network=name, weights=weights[name], features=features, device="cpu", dtype="float32"

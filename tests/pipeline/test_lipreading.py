@@ -12,6 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.lipreading import NETWORKS, build
 from pipeline.lipreading.seeded import seed_weights
@@ -54,6 +55,9 @@ def with_aliases(network):
     return state
 
 
+PUBLISHED = sorted(name for name, config in NETWORKS.items() if config.words)
+
+
 # Golden vectors
 
 
@@ -61,7 +65,7 @@ def with_aliases(network):
 @needs_golden
 def test_all_networks_match_the_golden_vectors():
     names = sorted(path.stem for path in (GOLDEN / "manifests").glob("*.json"))
-    assert names == sorted(NETWORKS)
+    assert names == PUBLISHED
     done = subprocess.run(
         [sys.executable, "-B", GOLDEN / "verify.py", "pipeline.lipreading:build", "--threads", "2"],
         cwd=ROOT,
@@ -76,7 +80,7 @@ def test_all_networks_match_the_golden_vectors():
 
 @pytest.mark.shared
 @needs_golden
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_published_state_dicts_load_whole_through_a_file(name, tmp_path):
     manifest = json.loads((GOLDEN / "manifests" / f"{name}.json").read_text())
     state = {
@@ -333,3 +337,25 @@ def test_absent_file_directory_and_nan_are_named(small, tmp_path):
     state["frontend3D.0.weight"][0, 0, 0, 0, 0] = float("nan")
     with pytest.raises(WeightsError, match=r"frontend3D\.0\.weight holds NaN"):
         load_network(SMALL, saved(tmp_path / "w.pth", state))
+
+
+# The network of ours
+
+
+def test_the_light_network_is_light_and_reads_no_words():
+    network = build("sync_light").eval()
+    assert sum(parameter.numel() for parameter in network.parameters()) < 1.5e6
+    x = clips(num_clips=2, num_frames=15)
+    counter = FlopCounterMode(display=False)
+    with counter, torch.inference_mode():
+        outputs = network(x)
+    assert set(outputs) == {"embedding", "trunk"}
+    assert outputs["embedding"].shape == (2, 15, 128) and outputs["trunk"].shape == (2, 64, 15)
+    macs_per_second = counter.get_total_flops() / 2 / (2 * 15) * 25
+    assert 0.1e9 < macs_per_second < 0.5e9
+    changed = x.clone()
+    changed[:, :, 0] += 1
+    with torch.inference_mode():
+        difference = (network(changed)["trunk"] - outputs["trunk"]).abs().amax(dim=(0, 1))
+    assert (difference[: network.context_frames + 3] > 0).all()
+    assert not difference[network.context_frames + 3 :].any()

@@ -7,7 +7,7 @@ import pytest
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from src.utils.config import register_resolvers
+from pipeline.script_config import register_resolvers
 
 CONFIGS = Path(__file__).resolve().parents[2] / "src/configs"
 GROUPS = (

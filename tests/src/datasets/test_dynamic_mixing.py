@@ -245,3 +245,48 @@ def test_a_directory_that_allows_no_draw_is_refused(voices_directory, tmp_path_f
 def test_impossible_options_are_refused_by_name(voices_directory, options, reason):
     with pytest.raises(ValueError, match=reason):
         mixing(voices_directory, **options)
+
+
+@pytest.mark.parametrize("preload", [False, True])
+@pytest.mark.parametrize("speed", [0.8, 1.25])
+def test_lips_and_voice_are_played_at_one_speed(voices_directory, preload, speed):
+    """Amplitude k + 1 and lip value k mark video frame k; both must pass at `speed` frames a frame, in step."""
+    dataset = mixing(voices_directory, preload=preload, segment_s=1.5, speeds=[speed])
+    for number in range(20):
+        item = dataset[number]
+        for row in torch.nonzero(item["visual_mask"]).flatten().tolist():
+            frames = item["visual"][row, :30, 0]
+            assert frames.diff().mean() == pytest.approx(speed, abs=0.01)
+            centres = item["sources"][row][FRAME // 2 :: FRAME][:30]
+            marked = centres * ((frames + 1).mean() / centres.mean())
+            assert (marked - frames - 1)[2:-2].abs().max() < 0.8  # amplitude goes in steps of a frame
+
+
+def test_speeds_are_drawn_evenly_and_reproducibly(voices_directory):
+    items = drawn(voices_directory, speeds=[0.8, 1.0, 1.25])
+    paces = np.array(
+        [
+            float(item["visual"][row, :20, 0].diff().mean())
+            for item in items
+            for row in torch.nonzero(item["visual_mask"]).flatten().tolist()
+        ]
+    )
+    counts = [int((np.abs(paces - speed) < 0.02).sum()) for speed in (0.8, 1.0, 1.25)]
+    assert sum(counts) == len(paces) and min(counts) > len(paces) / 5
+    again = mixing(voices_directory, speeds=[0.8, 1.0, 1.25])[7]
+    assert torch.equal(again["mix"], items[7]["mix"])
+
+
+@pytest.mark.parametrize("speed", [0, -1, 1.01])
+def test_a_speed_that_cannot_be_is_refused(voices_directory, speed):
+    with pytest.raises(ValueError, match="speeds"):
+        mixing(voices_directory, speeds=[speed])
+
+
+def test_mixtures_without_any_lips_are_of_all_voices(voices_directory):
+    items = drawn(voices_directory, no_lips_share=0.5, audio_only_share=0.0)
+    bare = [item for item in items if not item["visual_mask"].any()]
+    assert 70 < len(bare) < 130
+    assert all(not item["visual"].any() for item in bare)
+    assert {name for item in bare for name in item["ids"]} >= {"01", "07", "08"}
+    assert all(item["visual_mask"].all() for item in items if item["visual_mask"].any())

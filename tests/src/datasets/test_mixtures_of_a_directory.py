@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.audio_io import AudioError
 from src.datasets.avss import AVSSDataset
 from src.datasets.custom_dir import CustomDirDataset
-from src.utils.audio_io import AudioError
 
 
 class CountingFrontEnd:

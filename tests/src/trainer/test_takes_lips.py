@@ -7,10 +7,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from pipeline.script_config import register_resolvers
 from src.datasets.preparation import prepare_data
 from src.trainer.checkpoint import save_checkpoint
 from src.trainer.separator import load_separator
-from src.utils.config import register_resolvers
 from src.utils.init_utils import Rank
 
 CONFIGS = Path(__file__).resolve().parents[3] / "src/configs"

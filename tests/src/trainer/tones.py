@@ -8,10 +8,10 @@ import hydra
 import torch
 from omegaconf import OmegaConf
 
+from pipeline.script_config import register_resolvers
 from src.datasets.base_dataset import BaseDataset
 from src.datasets.data_utils import get_dataloaders
 from src.trainer.trainer import Trainer
-from src.utils.config import register_resolvers
 from src.utils.init_utils import Rank, set_random_seed
 
 SAMPLES, DIM = 4000, 8

@@ -1,0 +1,93 @@
+"""Mouths with their own voices, out of a data directory.
+
+Axes: F video frames, T samples at 16 kHz.
+"""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from pipeline.audio_io import read_audio
+from pipeline.layout import LayoutError, index_mixes
+from pipeline.mouths import read_mouth
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A mouth and its voice.
+
+    Attributes:
+        id: as in the file names.
+        speaker: who it is; the id where nothing is known.
+        mouth: npz file.
+        voice: a true voice out of some mixture.
+    """
+
+    id: str
+    speaker: str
+    mouth: Path
+    voice: Path
+
+
+def list_clips(root: str | Path, part: str | None, speakers: str | Path | None = None) -> list[Clip]:
+    """All voices of a part that have a mouth, sorted by id.
+
+    Args:
+        root: data directory.
+        part: `train`, `val`, `test`, or None for a directory without parts.
+        speakers: CSV file with columns `id` and `speaker`, or None.
+
+    Raises:
+        ValueError: there are no such clips, or the table is absent or lacks a column or an id.
+    """
+    mixes, _ = index_mixes(root, part)
+    names = _read_speakers(Path(speakers)) if speakers is not None else None
+    clips = {}
+    for mix in mixes:
+        for name, mouth, voice in ((mix.id1, mix.mouth1, mix.s1), (mix.id2, mix.mouth2, mix.s2)):
+            if mouth is not None and voice is not None and name not in clips:
+                if names is not None and name not in names:
+                    raise ValueError(f"{speakers}: no speaker for id {name}; complete the table")
+                clips[name] = Clip(name, names[name] if names else name, mouth, voice)
+    if not clips:
+        raise LayoutError(f"{root}: {part or 'audio'} holds no voice with a mouth; expected mouths/<id>.npz")
+    return [clips[name] for name in sorted(clips)]
+
+
+def _read_speakers(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        raise ValueError(f"speakers={path}: no such file; give a CSV file with columns id and speaker")
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        reader = csv.DictReader(stream)
+        if not {"id", "speaker"} <= set(reader.fieldnames or ()):
+            raise ValueError(f"{path}: needs the columns id and speaker, has {reader.fieldnames}")
+        return {row["id"]: row["speaker"] for row in reader}
+
+
+class ClipStore:
+    """Reads clips, and keeps what was read while memory allows.
+
+    Args:
+        memory_gb: how much may be kept.
+    """
+
+    def __init__(self, memory_gb: float) -> None:
+        self._free = memory_gb * 2**30
+        self._kept: dict[str, tuple[np.ndarray, Tensor]] = {}
+
+    def load(self, clip: Clip) -> tuple[np.ndarray, Tensor]:
+        """Shape: frames (F, 88, 88) intensities in 0..255, voice (T,).
+
+        Raises:
+            ValueError: a file cannot be used.
+        """
+        if clip.id in self._kept:
+            return self._kept[clip.id]
+        frames, voice = read_mouth(clip.mouth), read_audio(clip.voice)
+        self._free -= frames.nbytes + voice.nbytes
+        if self._free > 0:
+            self._kept[clip.id] = frames, voice
+        return frames, voice

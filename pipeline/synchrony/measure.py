@@ -1,0 +1,119 @@
+"""What a lip encoder is worth: which of two mouths speaks this voice, and at which offset.
+
+    python -m pipeline.synchrony.measure root=DIR part=test weights=saved/lip_encoder
+
+Axes: B clips, P dimensions, F video frames.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pipeline.lipreading import LipReader
+from pipeline.synchrony.agreement import agreement, offset_agreement
+from pipeline.synchrony.batches import network_input, stretch
+from pipeline.synchrony.clips import Clip, ClipStore
+from pipeline.synchrony.sound import LogMel, SoundEncoder
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Shares of right answers, with 95 % intervals over speakers (percentile bootstrap).
+
+    Attributes:
+        matching: which of two mouths, of different speakers, speaks this voice.
+        same_speaker: the same where both mouths are of one speaker.
+        offset: voice found within one frame of where it belongs.
+        clips, speakers: how many.
+    """
+
+    matching: tuple[float, float, float]
+    same_speaker: tuple[float, float, float]
+    offset: tuple[float, float, float]
+    clips: int
+    speakers: int
+
+    def __str__(self) -> str:
+        def percent(value: tuple[float, float, float]) -> str:
+            return "{:.1f} % [{:.1f}, {:.1f}]".format(*(100 * part for part in value))
+
+        return (
+            f"{self.clips} clips of {self.speakers} speakers: which of two mouths speaks {percent(self.matching)}, "
+            f"of one speaker's two {percent(self.same_speaker)}, offset within a frame {percent(self.offset)}"
+        )
+
+
+@torch.inference_mode()
+def measure(
+    reader: LipReader,
+    sound: SoundEncoder,
+    clips: Sequence[Clip],
+    store: ClipStore,
+    *,
+    num_frames: int = 50,
+    reach: int = 10,
+    seed: int = 0,
+) -> Measured:
+    """Measure on clips as they are, cut or held to `num_frames`.
+
+    Args:
+        reader, sound: the two halves, left in evaluation mode.
+        clips: of any speakers.
+        store: reads them.
+        num_frames: F; 50 is 2 s.
+        reach: offsets tried to either side, in frames.
+        seed: of the bootstrap.
+    """
+    reader.eval()
+    sound.eval()
+    mel_of, lips, voices = LogMel(), [], []
+    for clip in tqdm(clips, desc="matching", unit="clip", leave=False, disable=None):
+        frames, voice = store.load(clip)
+        mouth, mel = stretch(torch.from_numpy(frames), mel_of(voice), num_frames)
+        lips.append(reader.temporal(reader.frontend(network_input(mouth[None])))[0])
+        voices.append(sound(mel[None])[0])
+    lips_all, voices_all = torch.stack(lips), torch.stack(voices)
+    speakers = [clip.speaker for clip in clips]
+    scores = agreement(lips_all, voices_all)  # (mouths, voices)
+    right = (scores.diagonal()[None] > scores).double() + 0.5 * (scores.diagonal()[None] == scores)
+    offsets = offset_agreement(lips_all, voices_all, reach)
+    found = ((offsets.argmax(dim=1) - reach).abs() <= 1).double()
+    codes = {name: code for code, name in enumerate(dict.fromkeys(speakers))}
+    code = torch.tensor([codes[name] for name in speakers])
+    same = code[:, None] == code[None]
+    own = torch.eye(len(clips), dtype=torch.bool)
+    intervals = _intervals(code.numpy(), seed)
+    return Measured(
+        matching=intervals(_per_voice(right, ~same)),
+        same_speaker=intervals(_per_voice(right, same & ~own)),
+        offset=intervals(found.numpy()),
+        clips=len(clips),
+        speakers=len(codes),
+    )
+
+
+def _per_voice(right: Tensor, counted: Tensor) -> np.ndarray:
+    """Share of the mouths counted that lose against the voice's own; NaN where there is none. Shape: (B, B) -> (B,)."""
+    return ((right * counted).sum(dim=0) / counted.sum(dim=0)).numpy()
+
+
+def _intervals(speakers: np.ndarray, seed: int) -> Callable[[np.ndarray], tuple[float, float, float]]:
+    """Mean and percentile bootstrap over speakers of values that belong to clips."""
+    rng = np.random.default_rng(seed)
+    members = [np.flatnonzero(speakers == code) for code in np.unique(speakers)]
+    draws = [rng.integers(len(members), size=len(members)) for _ in range(1000)]
+
+    def interval(values: np.ndarray) -> tuple[float, float, float]:
+        if np.isnan(values).all():
+            return (float("nan"),) * 3
+        sums = np.array([np.nansum(values[rows]) for rows in members])
+        counts = np.array([np.count_nonzero(~np.isnan(values[rows])) for rows in members])
+        means = [sums[draw].sum() / max(1, counts[draw].sum()) for draw in draws]
+        low, high = np.percentile(means, [2.5, 97.5])
+        return float(sums.sum() / counts.sum()), float(low), float(high)
+
+    return interval

@@ -1,0 +1,97 @@
+"""A separator made small to ship separates as the checkpoint does, and brings everything along."""
+
+import torch
+from omegaconf import OmegaConf
+from safetensors import safe_open
+
+from src.model import BandSeparator
+from src.trainer.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, start_from
+from src.trainer.separator import choose_checkpoint, load_separator
+from src.trainer.ship import main, ship
+
+SIZES = {"visual_dim": 8, "num_bands": 8, "channels": 8, "squeezed": 2, "cue_channels": 8}
+FRONT_END = {"network": "none", "weights": "/home/someone/lips.pt", "weights_sha256": "0" * 64, "dim": 8}
+
+
+def trained(folder):
+    torch.manual_seed(0)
+    model = BandSeparator(**SIZES)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    config = OmegaConf.create(
+        {
+            "model": {"_target_": "src.model.BandSeparator", **SIZES},
+            "datasets": {
+                "root": "/home/someone/data",
+                "train": {"root": "/home/someone/data", "level_db": [0, 10]},
+            },
+            "trainer": {"save_dir": "/home/someone/saved", "n_epochs": 3},
+            "cache": "/home/someone/mouths.h5",
+        }
+    )
+    save_checkpoint(
+        folder / "best.pt",
+        {
+            "arch": "BandSeparator",
+            "step": 7,
+            "epoch": 1,
+            "state_dict": BandSeparator(**SIZES).state_dict(),
+            "ema": model.state_dict(),
+            "config": OmegaConf.to_container(config),
+            "front_end": FRONT_END,
+        },
+    )
+    return model.eval()
+
+
+def test_it_separates_the_same(tmp_path):
+    model = trained(tmp_path)
+    shipped = load_separator(ship(tmp_path, tmp_path / "weights" / "x.safetensors"))
+    mix, lips = torch.randn(1, 8000), torch.randn(1, 2, 13, 8)
+    with torch.no_grad():
+        own, other = (m(mix, lips)["estimates"] for m in (model, shipped.model))
+    assert (own - other).square().mean() < 1e-4 * own.square().mean()
+    assert shipped.front_end == {**FRONT_END, "weights": "lips.pt"}
+    size = (tmp_path / "weights" / "x.safetensors").stat().st_size
+    assert size < 2 * sum(value.numel() for value in model.state_dict().values()) + 20_000
+
+
+def test_nothing_of_the_machine_goes_along(tmp_path):
+    trained(tmp_path)
+    out = ship(tmp_path / "best.pt", tmp_path / "x.safetensors")
+    with safe_open(out, framework="pt") as file:
+        assert "someone" not in str(file.metadata())
+    content = load_checkpoint(out)
+    assert content["step"] == 7 and content["config"]["datasets"]["train"]["level_db"] == [0, 10]
+
+
+def test_a_training_can_begin_with_it(tmp_path):
+    trained(tmp_path)
+    out = ship(tmp_path, tmp_path / "x.safetensors")
+    assert start_from(BandSeparator(**SIZES), out) == []
+
+
+def test_damaged_and_foreign_files_are_refused(tmp_path, capsys, monkeypatch):
+    trained(tmp_path)
+    out = ship(tmp_path, tmp_path / "x.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes(out.read_bytes()[:-100])
+    monkeypatch.setattr("sys.argv", ["ship", "--checkpoint", str(tmp_path), "--out", str(tmp_path / "x.pt")])
+    assert main() == 2 and "safetensors" in capsys.readouterr().err
+    for name in ("cut", "absent"):
+        try:
+            load_checkpoint(tmp_path / f"{name}.safetensors")
+        except CheckpointError as error:
+            assert name in str(error)
+        else:
+            raise AssertionError(name)
+
+
+def test_a_run_goes_before_the_weights_that_ship(tmp_path, monkeypatch):
+    trained(tmp_path)
+    shipped = tmp_path / "shipped.safetensors"
+    shipped.touch()
+    monkeypatch.setattr("src.trainer.separator.SHIPPED", shipped)
+    monkeypatch.setattr("src.trainer.separator.ROOT_PATH", tmp_path)
+    assert choose_checkpoint(None, tmp_path) == tmp_path / "best.pt"
+    assert choose_checkpoint(None, tmp_path / "no run") == shipped
+    assert choose_checkpoint(tmp_path / "best.pt", tmp_path / "no run") == tmp_path / "best.pt"
