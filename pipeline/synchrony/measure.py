@@ -1,23 +1,33 @@
 """What a lip encoder is worth: which of two mouths speaks this voice, and at which offset.
 
-    python -m pipeline.synchrony.measure root=DIR part=test weights=saved/lip_encoder
+    python -m pipeline.synchrony.measure --root DIR [--part test] [--speakers CSV] [--run saved/lip_encoder]
+
+Without `--run` the two halves that ship with the project are measured.
 
 Axes: B clips, P dimensions, F video frames.
 """
 
+import argparse
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
+from pipeline.default_weights import SHIPPED
 from pipeline.lipreading import LipReader
+from pipeline.lipreading.weights import WeightsError, load_network, network_of
 from pipeline.synchrony.agreement import agreement, offset_agreement
 from pipeline.synchrony.batches import network_input, stretch
-from pipeline.synchrony.clips import Clip, ClipStore
+from pipeline.synchrony.clips import Clip, ClipStore, list_clips
 from pipeline.synchrony.sound import LogMel, SoundEncoder
+
+LIP_FILE, SOUND_FILE = "lips.safetensors", "sound.safetensors"
 
 
 @dataclass(frozen=True)
@@ -117,3 +127,49 @@ def _intervals(speakers: np.ndarray, seed: int) -> Callable[[np.ndarray], tuple[
         return float(sums.sum() / counts.sum()), float(low), float(high)
 
     return interval
+
+
+def load_halves(folder: str | Path) -> tuple[LipReader, SoundEncoder]:
+    """Both halves out of a folder with `lips.safetensors` and `sound.safetensors`.
+
+    Raises:
+        WeightsError: a file is absent, damaged or of something else.
+    """
+    path = Path(folder) / LIP_FILE
+    name = network_of(path)
+    if name is None:
+        raise WeightsError(f"weights {path}: do not say which network they are of")
+    reader = load_network(name, path)
+    sound, sound_path = SoundEncoder(reader.trunk_dim), Path(folder) / SOUND_FILE
+    try:
+        sound.load_state_dict(
+            {key: v.float() if v.is_floating_point() else v for key, v in load_file(sound_path).items()}
+        )
+    except (OSError, RuntimeError) as error:
+        raise WeightsError(
+            f"weights {sound_path}: cannot be loaded ({error}); train both halves anew"
+        ) from error
+    return reader, sound.eval()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; exit codes: 0 measured, 2 it cannot be carried out."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.synchrony.measure", description=__doc__)
+    parser.add_argument("--root", type=Path, required=True, help="data directory")
+    parser.add_argument("--part", help="train, val or test; left out for a directory without parts")
+    parser.add_argument("--speakers", type=Path, help="CSV file with columns id and speaker")
+    parser.add_argument("--run", type=Path, default=SHIPPED.parent, help="folder of both halves")
+    parser.add_argument("--frames", type=int, default=50, help="video frames of every clip; 50 are 2 s")
+    options = parser.parse_args(arguments)
+    try:
+        clips = list_clips(options.root, options.part, options.speakers)
+        measured = measure(*load_halves(options.run), clips, ClipStore(1), num_frames=options.frames)
+    except ValueError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+    print(measured)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -15,12 +15,12 @@ from tqdm import tqdm
 from pipeline.lipreading import LipReader, build
 from pipeline.synchrony.agreement import AgreementLoss
 from pipeline.synchrony.batches import BatchMaker
-from pipeline.synchrony.measure import Measured
+from pipeline.synchrony.measure import LIP_FILE, SOUND_FILE, Measured
 from pipeline.synchrony.sound import SoundEncoder
 
 logger = logging.getLogger(__name__)
 
-LIP_FILE, SOUND_FILE, STATE_FILE, LOG_FILE = "lips.safetensors", "sound.safetensors", "last.pt", "log.csv"
+STATE_FILE, LOG_FILE = "last.pt", "log.csv"
 KIND = "trained to match mouths with voices"
 
 

@@ -1,13 +1,42 @@
 """Data a run starts from: the user's directory and cache, or the embedded corpus made on the spot."""
 
+import glob
+import logging
 from pathlib import Path
 
 import torch.distributed as dist
 from omegaconf import DictConfig
 
 from pipeline.cache import FeatureCache
+from pipeline.default_weights import ROOT
 from pipeline.embedded import prepare_embedded_corpus
 from src.utils.init_utils import Rank
+
+logger = logging.getLogger(__name__)
+
+CACHE_FOLDER = ROOT / "saved" / "cache"  # where precompute_visual.py puts a cache that is given no name
+
+
+def find_cache(root: str | Path) -> Path:
+    """The cache that `precompute_visual.py --root ROOT` made without `--out`.
+
+    Raises:
+        ValueError: there is none, or more than one.
+    """
+    name = Path(root).resolve().name
+    found = sorted(
+        path for path in CACHE_FOLDER.glob(f"{glob.escape(name)}.*.h5") if ".shard-" not in path.name
+    )
+    if not found:
+        raise ValueError(
+            f"a lip-cued model needs cache=FILE: make one with `python precompute_visual.py --root {root}`, or train "
+            "without lips with model=audio_only"
+        )
+    if len(found) > 1:
+        raise ValueError(
+            f"{len(found)} caches belong to {root}: choose one with cache=FILE: {', '.join(map(str, found))}"
+        )
+    return found[0]
 
 
 def prepare_data(config: DictConfig, rank: Rank) -> dict | None:
@@ -33,10 +62,8 @@ def prepare_data(config: DictConfig, rank: Rank) -> dict | None:
         config.cache = None
         return None
     if config.cache is None:
-        raise ValueError(
-            "a lip-cued model needs cache=FILE: make one with `python precompute_visual.py --root "
-            f"{config.datasets.root}`, or train without lips with model=audio_only"
-        )
+        config.cache = str(find_cache(config.datasets.root))
+        logger.info("Lip embeddings out of %s", config.cache)
     identity = FeatureCache(config.cache).identity
     if config.visual_dim is None:
         config.visual_dim = identity["dim"]

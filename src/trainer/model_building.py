@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from src.trainer.checkpoint import start_from
+from src.trainer.separator import SHIPPED
 from src.trainer.synchrony import fit_lips
 from src.utils.io_utils import absolute
 
@@ -26,7 +27,8 @@ def build_model(config: DictConfig, fits_lips: bool, logger: Logger) -> nn.Modul
     model = instantiate(config.model)
     if not config.trainer.resume_from:
         if config.trainer.init_from:
-            new = start_from(model, absolute(config.trainer.init_from))
+            named = config.trainer.init_from
+            new = start_from(model, SHIPPED if named == "shipped" else absolute(named))
             logger.info(f"Begins with {config.trainer.init_from}; new are {', '.join(new) or 'no weights'}")
         if fits_lips:
             fit_lips(model, config.datasets.root, config.cache)

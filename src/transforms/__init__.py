@@ -6,7 +6,8 @@ hook (dataset argument)      called with                                 transfo
 ``voice_transforms``         one voice (T,), before mixing;              ``RoomImpulseResponse``
                              only in ``DynamicMixingDataset``
 ``item_transforms``          the whole item (dict), after mixing         ``AddNoise``, ``RandomGain``,
-                                                                         ``FrameDrop``, ``StreamDrop``
+                                                                         ``FrameDrop``, ``FrameShift``,
+                                                                         ``StreamDrop``
 ``instance_transforms``      one value of the item, by its key           yours
 ``batch_transforms``         one value of the batch, by its key, on      yours (``nn.Module``)
                              the device
@@ -20,11 +21,12 @@ torch's generator, which the datasets seed for every item.
 from src.transforms.gain import RandomGain
 from src.transforms.noise import AddNoise
 from src.transforms.reverberation import RecordedRooms, RoomImpulseResponse, SimulatedRooms
-from src.transforms.visual_drop import FrameDrop, StreamDrop
+from src.transforms.visual_drop import FrameDrop, FrameShift, StreamDrop
 
 __all__ = [
     "AddNoise",
     "FrameDrop",
+    "FrameShift",
     "RandomGain",
     "RecordedRooms",
     "RoomImpulseResponse",

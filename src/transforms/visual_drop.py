@@ -1,8 +1,10 @@
-"""Video that falters or is gone."""
+"""Video that falters, lags, or is gone."""
+
+from collections.abc import Sequence
 
 import torch
 
-from src.utils.draw import chance, checked_probability, integer
+from src.utils.draw import chance, checked_probability, checked_range, integer
 
 
 class FrameDrop:
@@ -53,6 +55,36 @@ class FrameDrop:
             current = current if is_lost else number
             shown.append(current)
         return torch.tensor(shown)
+
+
+class FrameShift:
+    """Moves lips against the voice by whole frames, each speaker's on their own; edge frames are held.
+
+    Cameras and microphones are rarely in step to the frame, and a separator that was trained on one recording chain
+    should not depend on its lag.
+
+    Args:
+        p: probability that an item is changed.
+        frames: earliest and latest shift; negative ones show lips earlier than they moved.
+
+    Raises:
+        ValueError: an option has no possible value.
+    """
+
+    def __init__(self, p: float = 0.5, frames: Sequence[int] = (-1, 1)) -> None:
+        self._p = checked_probability("p", p)
+        self._first, self._last = (int(bound) for bound in checked_range("frames", frames))
+
+    def __call__(self, item: dict) -> dict:
+        """Return the item with ``visual`` (S, F, D) shifted along F; without lips as it is."""
+        if "visual" not in item or not chance(self._p):
+            return item
+        num_frames = item["visual"].shape[1]
+        shifted = []
+        for lips in item["visual"]:
+            shift = self._first + integer(self._last - self._first + 1)
+            shifted.append(lips[(torch.arange(num_frames) - shift).clamp(0, num_frames - 1)])
+        return {**item, "visual": torch.stack(shifted)}
 
 
 class StreamDrop:

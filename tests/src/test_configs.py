@@ -44,8 +44,17 @@ def compose(name: str, *overrides: str) -> dict:
 
 def test_the_count_of_choices():
     """A new file must be seen by the tests below."""
-    assert len(CHOICES) == len(list(CONFIGS.glob("*/*.yaml"))) >= 20
+    experiments = len(list((CONFIGS / "experiment").glob("*.yaml")))
+    assert len(CHOICES) + experiments == len(list(CONFIGS.glob("*/*.yaml"))) >= 20
     assert {group for group, _ in CHOICES} == set(GROUPS)
+
+
+def test_the_recipe_for_the_course_composes():
+    config = compose("train", "+experiment=course", "root=data")
+    assert config["datasets"]["root"] == config["datasets"]["train"]["root"] == "data"
+    assert config["trainer"]["n_epochs"] * config["trainer"]["epoch_len"] > 50_000
+    for target in targets(config):
+        get_object(target)
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)

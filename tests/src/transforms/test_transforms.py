@@ -8,6 +8,7 @@ import torch
 from src.transforms import (
     AddNoise,
     FrameDrop,
+    FrameShift,
     RandomGain,
     RecordedRooms,
     RoomImpulseResponse,
@@ -97,6 +98,22 @@ def test_probability_of_an_item_to_change(transform):
         after = transform(p=0.3)(before)
         changed += any(not torch.equal(before[key], after[key]) for key in before)
     assert 0.2 < changed / 400 < 0.4
+
+
+def test_lips_are_shifted_by_whole_frames_each_on_their_own():
+    frames = torch.arange(50, dtype=torch.float32)[None, :, None].repeat(2, 1, 3)
+    seen = set()
+    for _ in range(100):
+        lips = FrameShift(p=1.0, frames=[-1, 2])({"visual": frames})["visual"]
+        shifts = (torch.arange(50)[None] - lips[..., 0])[:, 5:-5]
+        assert (shifts == shifts[:, :1]).all()
+        assert lips.min() >= 0 and lips.max() <= 49
+        seen.add(tuple(int(shift) for shift in shifts[:, 0]))
+    assert {shift for pair in seen for shift in pair} == {-1, 0, 1, 2}
+    assert len(seen) > 12
+    assert "visual" not in FrameShift(p=1.0)({"mix": torch.zeros(3)})
+    with pytest.raises(ValueError, match="frames"):
+        FrameShift(frames=[2, 1])
 
 
 def test_gain_keeps_the_sum():
