@@ -1,0 +1,194 @@
+"""The lip encoder's training: lips and voice in step through every augmentation, agreement, and the command itself."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from pipeline.lipreading.weights import load_network, network_of
+from pipeline.synchrony.agreement import AgreementLoss, agreement, offset_agreement
+from pipeline.synchrony.augment import MouthAugment, SoundAugment
+from pipeline.synchrony.batches import stretch
+from pipeline.synchrony.clips import list_clips
+from pipeline.synchrony.measure import main as measure_main
+from pipeline.synchrony.sound import LogMel, SoundEncoder
+from pipeline.synthetic import write_corpus
+
+ROOT = Path(__file__).resolve().parents[2]
+STILL = {
+    "rotation_deg": 0,
+    "scale": [1, 1],
+    "shift_px": 0,
+    "brightness": [1, 1],
+    "gamma": [1, 1],
+    "p_blur": 0,
+    "p_cut": 0,
+    "p_hold": 0,
+    "p_cover": 0,
+    "noise": 0,
+}
+
+
+@pytest.fixture(autouse=True)
+def seeded_and_alone():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("synchrony") / "corpus", train=30, val=6, test=0, jobs=1)
+
+
+@pytest.mark.parametrize(("start", "speed"), [(0.0, 1.0), (3.25, 0.9), (5.0, 1.15)])
+def test_lips_and_voice_stay_in_step_at_any_speed(start, speed):
+    """Frame k shows the value k, mel frame m (centred at m / 4 frames) holds the time in frames."""
+    frames = torch.arange(50.0)[:, None, None].expand(50, 4, 4)
+    mel = (torch.arange(201.0) / 4)[None].expand(3, 201)
+    mouth, sound = stretch(frames, mel, 30, start, speed)
+    assert mouth.shape == (30, 4, 4) and sound.shape == (3, 120)
+    times_of_frames = mouth[:, 0, 0] + 0.5  # a frame's centre
+    times_of_mel = sound[0].unflatten(0, (30, 4)).mean(dim=1)
+    torch.testing.assert_close(times_of_frames, times_of_mel, atol=1e-4, rtol=0)
+    torch.testing.assert_close(times_of_frames.diff(), torch.full((29,), speed), atol=1e-4, rtol=0)
+
+
+def test_log_mel_frames_are_where_stretch_takes_them_to_be():
+    voice = torch.zeros(32000)
+    click = 12800  # 0.8 s, 20 frames of video
+    voice[click] = 1.0
+    mel = LogMel()(voice)
+    _, sound = stretch(torch.zeros(50, 4, 4), mel, 50)
+    loudest = sound.sum(dim=0).topk(2).indices.sort().values
+    assert loudest.tolist() == [79, 80]  # centred 5 ms before and after
+
+
+def test_agreement_ignores_levels_and_means_and_finds_the_offset():
+    lips = torch.randn(4, 6, 40)
+    voices = 3 * lips + 7
+    scores = agreement(lips, voices)
+    torch.testing.assert_close(scores.diagonal(), torch.ones(4))
+    assert (scores - torch.eye(4)).abs().max() < 0.5
+    for shift in (-5, 0, 3):
+        later = torch.roll(voices, shift, dims=-1)
+        assert (offset_agreement(lips, later, reach=8).argmax(dim=1) - 8 == shift).all()
+
+
+def test_the_loss_falls_when_the_right_ones_agree():
+    loss = AgreementLoss(reach=3, offset_weight=0.5, temperature=0.1)
+    lips = torch.randn(6, 5, 30)
+    right, wrong = loss(lips, lips), loss(lips, lips.flip(0))
+    assert right["matching"] < 0.1 < np.log(6) < wrong["matching"]
+    assert right["offset"] < wrong["offset"]
+    assert right["loss"].requires_grad
+
+
+def test_a_mouth_that_nothing_is_done_to_is_at_most_mirrored():
+    frames = torch.rand(7, 88, 88) * 255
+    seen = set()
+    for _ in range(12):
+        changed = MouthAugment(**STILL)(frames)
+        mirrored = torch.allclose(changed, frames.flip(2), atol=1e-2)
+        assert mirrored or torch.allclose(changed, frames, atol=1e-2)
+        seen.add(mirrored)
+    assert seen == {True, False}
+
+
+@pytest.mark.parametrize("option", [{"rotation_deg": 20}, {"scale": [0.5, 2]}, {"shift_px": 20}, {"p_cut": 1.0},
+                                    {"p_blur": 1.0}, {"p_cover": 1.0}, {"noise": 20}, {"gamma": [0.3, 0.4]},
+                                    {"brightness": [0.2, 0.4]}])  # fmt: skip
+def test_every_disguise_of_a_mouth_changes_it_and_stays_a_picture(option):
+    option = option if "p_cut" not in option else {**option, "shift_px": 20}
+    frames = torch.rand(9, 88, 88) * 255
+    changed = MouthAugment(**{**STILL, **option})(frames)
+    assert changed.shape == frames.shape and changed.min() >= 0 and changed.max() <= 255
+    assert (changed - frames).abs().mean() > 1 and (changed - frames.flip(2)).abs().mean() > 1
+
+
+def test_frames_that_are_lost_show_the_last_one():
+    frames = torch.arange(60.0)[:, None, None].expand(60, 8, 8)
+    held = MouthAugment(**{**STILL, "p_hold": 1.0})(frames)[:, 0, 0].round()
+    assert (held.diff() >= 0).all() and 1 <= (held.diff() == 0).sum() < 20
+
+
+def test_disguises_of_a_voice():
+    mel, other = torch.randn(40, 80), torch.randn(40, 80)
+    nothing = {"shift_bands": 0, "tilt": 0, "mask_bands": 0, "p_voice": 0, "voice_db": [0, 0], "noise": 0}
+    torch.testing.assert_close(SoundAugment(**nothing)(mel, other), mel)
+    both = SoundAugment(**{**nothing, "p_voice": 1.0})(mel, other)
+    assert (both > mel).all()  # another voice adds energy everywhere
+    for option in ({"shift_bands": 4}, {"tilt": 2}, {"mask_bands": 20}, {"noise": 1.0}):
+        changed = [SoundAugment(**{**nothing, **option})(mel, other) for _ in range(4)]
+        assert any(not torch.allclose(now, mel) for now in changed), option
+
+
+def test_the_voices_half_has_a_value_for_every_video_frame():
+    assert SoundEncoder(64).eval()(torch.randn(2, 40, 200)).shape == (2, 64, 50)
+
+
+def test_clips_are_voices_with_mouths(corpus, tmp_path):
+    clips = list_clips(corpus, "train", corpus / "utterances.csv")
+    assert len(clips) == len({clip.id for clip in clips}) > 10
+    assert all(clip.mouth.stem == clip.id and clip.id in clip.voice.stem for clip in clips)
+    assert len({clip.speaker for clip in clips}) < len(clips)
+    (tmp_path / "audio" / "mix").mkdir(parents=True)
+    with pytest.raises(ValueError, match="no voice with a mouth"):
+        list_clips(tmp_path, None)
+    (tmp_path / "table.csv").write_text("id,who\n")
+    with pytest.raises(ValueError, match="columns id and speaker"):
+        list_clips(corpus, "train", tmp_path / "table.csv")
+
+
+def run(corpus, out, *options):
+    return subprocess.run(
+        [
+            sys.executable, "-m", "pipeline.synchrony", f"root={corpus}", f"speakers={corpus / 'utterances.csv'}",
+            f"out={out}", "threads=1", "batches.speakers=5", "batches.frames=[24,24]", "training.warmup_steps=5",
+            *options,
+        ],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_the_command_learns_goes_on_and_writes_weights_that_load(corpus, tmp_path):
+    whole = run(
+        corpus, tmp_path / "whole", "training.total_steps=60", "training.val_period=60", "optimizer.lr=2e-3"
+    )
+    assert whole.returncode == 0, whole.stderr
+    matching = float(whole.stdout.rsplit("val  matching ", 1)[1].split()[0])
+    assert matching > 0.65, whole.stdout  # a coin gives 0.5
+
+    weights = tmp_path / "whole" / "lips.safetensors"
+    assert network_of(weights) == "sync_light"
+    with safe_open(weights, framework="pt") as file:
+        assert file.metadata()["kind"].startswith("trained to match")
+    assert weights.stat().st_size < 1.2e6
+    reader = load_network("sync_light", weights)
+    assert reader.trunk_dim == 64 and not reader.training
+    options = ["--root", str(corpus), "--part", "val", "--speakers", str(corpus / "utterances.csv")]
+    assert measure_main([*options, "--run", str(tmp_path / "whole"), "--frames", "40"]) == 0
+    assert measure_main([*options, "--run", str(tmp_path)]) == 2
+
+
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(corpus, tmp_path):
+    common = ["training.total_steps=4", "training.val_period=100"]
+    whole = run(corpus, tmp_path / "whole", *common)
+    first = run(corpus, tmp_path / "parts", *common, "training.max_minutes=0")
+    assert whole.returncode == first.returncode == 0, first.stderr
+    assert "stopped at step 1" in first.stdout
+    again = run(corpus, tmp_path / "parts", *common)
+    assert again.returncode == 2 and "resume=true" in again.stderr
+    second = run(corpus, tmp_path / "parts", *common, "resume=true")
+    assert "done after 4 steps" in second.stdout, second.stderr
+    states = [
+        torch.load(tmp_path / name / "last.pt", weights_only=True)["halves"] for name in ("whole", "parts")
+    ]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
