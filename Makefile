@@ -9,8 +9,7 @@ DEMO := saved/demo
 
 demo: $(INSTALLED)
 	$(PY) -m pipeline.synthetic $(DEMO)/corpus
-	$(PY) -m pipeline.lipreading.seeded --network lrw_snv05x_tcn1x --out $(DEMO)/seeded_frontend.pt
-	$(PY) precompute_visual.py --root $(DEMO)/corpus --weights $(DEMO)/seeded_frontend.pt --out $(DEMO)/mouths.h5
+	$(PY) precompute_visual.py --root $(DEMO)/corpus --out $(DEMO)/mouths.h5
 	$(PY) train.py --config-name demo trainer.save_dir=$(DEMO) datasets.root=$(DEMO)/corpus cache=$(DEMO)/mouths.h5
 	$(PY) inference.py root=$(DEMO)/corpus part=test save_path=$(DEMO)/separated run_dir=$(DEMO)/run
 	$(PY) inference.py root=$(DEMO)/corpus part=test save_path=$(DEMO)/swapped run_dir=$(DEMO)/run inferencer.lips=swapped

@@ -47,7 +47,8 @@ def run(config: DictConfig) -> bool:
     datasets = make_datasets(config)
     records = [record for dataset in datasets.values() for record in dataset.index]
     where = {"cache": config.cache, "weights": config.weights, "folders": separator.folders}
-    lips = open_lips(separator.front_end, records, device=device, use=settings.lips, **where)
+    how = {"device": device, "use": settings.lips, "shift_frames": settings.lip_shift_frames}
+    lips = open_lips(separator.front_end, records, **how, **where)
     inferencer = Inferencer(
         model=separator.model,
         datasets=datasets,

@@ -4,7 +4,8 @@
     python -m pipeline.download lrw_resnet18_dctcn --url URL
 
 The authors publish their models through share pages whose links change, so no direct link is kept here: the table
-names the page that lists them, and ``--url`` takes the link found there.
+names the page that lists them, and ``--url`` takes the link found there. Weights of this project come with a clone and
+are known by their hashes.
 """
 
 import argparse
@@ -22,6 +23,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tqdm import tqdm
+
+from pipeline.default_weights import SHIPPED
 
 PAGE = "https://github.com/mpc001/Lipreading_using_Temporal_Convolutional_Networks"
 LICENCE_NOTE = (
@@ -65,6 +68,24 @@ PUBLISHED = {
     "lrw_snv05x_tcn1x": Published("snv05x_tcn1x", 11, 79.9),
     "lrw_snv05x_tcn2x": Published("snv05x_tcn2x", 32, 82.5),
 }
+
+
+@dataclass(frozen=True)
+class Ours:
+    """Weights of this project, which lie in `weights/` of a clone.
+
+    Attributes:
+        file: its name.
+        what: in a few words.
+        sha256: of the file.
+    """
+
+    file: str
+    what: str
+    sha256: str
+
+
+OURS = {}
 
 
 class DownloadError(ValueError):
@@ -320,7 +341,18 @@ def _target(folder: Path, name: str | None, url: str) -> Path:
     return folder / remote
 
 
+def _print_ours() -> None:
+    print(f"{'ours':28s} {'file':30s} {'SHA-256':16s}  what")
+    for name, weights in OURS.items():
+        there = (
+            "" if (SHIPPED.parent / weights.file).is_file() else ", not in this clone: fetch it with --url"
+        )
+        print(f"{name:28s} {weights.file:30s} {weights.sha256[:16]}  {weights.what}{there}")
+    print()
+
+
 def _print_table() -> None:
+    _print_ours()
     print(f"{'network':28s} {'row in the table':30s} {'size':>7s} {'LRW accuracy':>13s}")
     for name, row in PUBLISHED.items():
         print(f"{name:28s} {row.row:30s} {row.size_mb:4d} MB {row.accuracy_percent:11.1f} %")
@@ -328,6 +360,9 @@ def _print_table() -> None:
 
 
 def _get(name: str | None, args: argparse.Namespace) -> None:
+    if name in OURS:
+        _get_ours(name, args)
+        return
     if args.url is None:
         row = PUBLISHED[name]
         raise DownloadError(
@@ -343,6 +378,22 @@ def _get(name: str | None, args: argparse.Namespace) -> None:
     state = f"loads as {name}" if name else "not checked against a network, none was named"
     known = "as expected" if args.sha256 else "compare it with another source, none was given with --sha256"
     print(f"{target}: {state}\nSHA-256 {digest} ({known})")
+
+
+def _get_ours(name: str, args: argparse.Namespace) -> None:
+    """Weights of this project: those of the clone are checked, others are fetched and must have the known hash."""
+    weights = OURS[name]
+    target = SHIPPED.parent / weights.file
+    if target.exists():
+        _check_existing(target, None, weights.sha256)
+    elif args.url is None:
+        raise DownloadError(
+            f"{name}: weights/{weights.file} is not in this clone; get it from where the clone came from, or pass a "
+            f"link to it: python -m pipeline.download {name} --url LINK"
+        )
+    else:
+        download(args.url, target, sha256=weights.sha256)
+    print(f"{target}: {weights.what}\nSHA-256 {weights.sha256} (as expected)")
 
 
 def _check_existing(target: Path, name: str | None, sha256: str | None) -> str:
@@ -378,16 +429,18 @@ def main(argv: list[str] | None = None) -> int:
     if args.list:
         _print_table()
         return 0
-    unknown = [name for name in args.names if name not in PUBLISHED]
+    known = [*PUBLISHED, *OURS]
+    unknown = [name for name in args.names if name not in known]
     if unknown:
-        parser.error(f"unknown network {', '.join(unknown)}; known are: {', '.join(PUBLISHED)}")
+        parser.error(f"unknown network {', '.join(unknown)}; known are: {', '.join(known)}")
     if not args.names and not args.url:
         parser.error("name a network, or give --url; --list shows what there is")
     if len(args.names) > 1 and (args.url or args.sha256):
         parser.error("--url and --sha256 are for one file; name one network at a time")
     if args.sha256 and (len(args.sha256) != 64 or set(args.sha256.lower()) - set("0123456789abcdef")):
         parser.error(f"--sha256 {args.sha256}: a SHA-256 has 64 hexadecimal digits")
-    print(LICENCE_NOTE)
+    if not set(args.names) <= set(OURS) or not args.names:
+        print(LICENCE_NOTE)
     failed = 0
     for name in args.names or [None]:
         try:

@@ -1,37 +1,40 @@
-"""The embedded corpus ready for training: synthetic talking mouths, and a cache of their embeddings.
-
-The front-end is seeded, not trained: it stands in for a lip reader where none is at hand, and the cache says so.
-"""
+"""The embedded corpus ready for training: synthetic talking mouths, and a cache of their embeddings."""
 
 from pathlib import Path
 
+from pipeline.default_weights import PREFERRED, default_weights
 from pipeline.extract import precompute
-from pipeline.lipreading.seeded import write_seeded
 from pipeline.synthetic import write_corpus
-
-NETWORK = "lrw_snv05x_tcn1x"
 
 
 def prepare_embedded_corpus(folder: str | Path) -> tuple[Path, Path]:
-    """Make what is absent of the embedded corpus, its seeded front-end and its cache; quick when all is there.
+    """Make what is absent of the embedded corpus and its cache; quick when all is there.
+
+    The front-end is the one at hand: a published lip reader that was fetched, else the encoder that ships here.
 
     Returns:
         (data directory in the course's layout, cache file).
 
     Raises:
-        ValueError: the folder holds something else.
+        ValueError: the folder holds something else, or there are no lip weights.
     """
     # Not above: a reader of caches need not wait for the networks.
-    from pipeline.frontend import front_end_for
+    from pipeline.frontend import default_features, front_end_for, named_network
 
     folder = Path(folder)
     root = write_corpus(folder / "corpus")
-    weights = folder / "seeded_frontend.pt"
-    if not weights.is_file():
-        write_seeded(NETWORK, weights)
+    weights = default_weights()
+    if weights is None:
+        raise ValueError("no lip weights at hand: weights/lips.safetensors is not in this clone, get it back")
+    network = named_network(weights) or PREFERRED
     cache = folder / "mouths.h5"
     front_end = front_end_for(
-        cache, network=NETWORK, weights=weights, features="frontend", device="auto", dtype="auto"
+        cache,
+        network=network,
+        weights=weights,
+        features=default_features(network),
+        device="auto",
+        dtype="auto",
     )
     precompute(root, cache, front_end)
     return root, cache

@@ -68,7 +68,7 @@ class BandSeparator(nn.Module):
         exchange: whether voices see each other between voice blocks.
         consistent: masks of the two voices sum to one, so that the estimates sum to the mixture.
         window, hop: STFT, in samples at 16 kHz.
-        dilations: time dilation of the blocks, repeated as often as needed.
+        dilations: time dilation of one block after the other, shared ones first; repeated as often as needed.
         units: of a bidirectional LSTM along time in place of the full-band convolution; 0 is the convolution.
 
     Raises:
@@ -95,7 +95,7 @@ class BandSeparator(nn.Module):
         consistent: bool = True,
         window: int = 512,
         hop: int = 256,
-        dilations: tuple[int, ...] = (1, 2, 4),
+        dilations: tuple[int, ...] = (1, 2, 4, 8, 16),
         units: int = 0,
     ) -> None:
         super().__init__()

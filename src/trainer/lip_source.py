@@ -17,7 +17,7 @@ from src.utils.io_utils import absolute
 
 logger = logging.getLogger(__name__)
 
-USES = ("given", "swapped", "none")
+USES = ("given", "swapped", "none", "first", "second")
 
 
 class LipsError(ValueError):
@@ -47,7 +47,9 @@ class LipSource:
         cache: embeddings made before, or None.
         front_end: computes what the cache lacks, or None.
         cache_decides: whether a voice without a mouth file has lips when the cache knows its id.
-        swapped: give each voice the other one's lips, which shows whether lips decide whose voice comes out where.
+        use: "given"; "swapped", each voice gets the other one's lips, which shows whether lips decide whose voice
+            comes out where; "first" or "second", the other voice's lips are not used.
+        shift_frames: lips come so many frames late, or early where negative; edge frames are held.
     """
 
     def __init__(
@@ -57,9 +59,10 @@ class LipSource:
         cache: FeatureCache | None,
         front_end: FrontEnd | None,
         cache_decides: bool,
-        swapped: bool = False,
+        use: str = "given",
+        shift_frames: int = 0,
     ) -> None:
-        self.dim, self._swapped = dim, swapped
+        self.dim, self._use, self._shift_frames = dim, use, shift_frames
         self._cache, self._cache_decides = cache, cache_decides
         self._computed = None if front_end is None else ComputedLips(front_end)
 
@@ -76,9 +79,19 @@ class LipSource:
             except MouthError as error:
                 lips.embeddings.append(None)
                 lips.damaged.append(str(error))
-        if self._swapped:
+        if self._use == "swapped":
             lips.embeddings.reverse()
+        elif self._use in ("first", "second"):
+            lips.embeddings[1 if self._use == "first" else 0] = None
+        if self._shift_frames:
+            lips.embeddings = [
+                None if embedding is None else self._shifted(embedding) for embedding in lips.embeddings
+            ]
         return lips
+
+    def _shifted(self, embedding: np.ndarray) -> np.ndarray:
+        last = len(embedding) - 1
+        return embedding[np.clip(np.arange(len(embedding)) - self._shift_frames, 0, last)]
 
     def _load(self, speaker_id: str, mouth: str | None) -> np.ndarray | None:
         known = self._cache is not None and speaker_id in self._cache
@@ -103,6 +116,7 @@ def open_lips(
     folders: Sequence[Path] = (),
     device: str = "auto",
     use: str = "given",
+    shift_frames: int = 0,
 ) -> LipSource | None:
     """Find a source of lips for some recordings that fits what the separator was trained on.
 
@@ -113,7 +127,9 @@ def open_lips(
         weights: file of the front-end, None for the one that the checkpoint names.
         folders: where else a file of that name may lie.
         device: where to compute what is not cached.
-        use: "given"; "swapped", each voice gets the other one's lips; or "none".
+        use: "given"; "swapped", each voice gets the other one's lips; "first" or "second", of that voice alone; or
+            "none".
+        shift_frames: as of `LipSource`.
 
     Returns:
         The source; None for a separator that takes no lips, or when none are to be used.
@@ -149,7 +165,8 @@ def open_lips(
         cache=features,
         front_end=front_end,
         cache_decides=not has_mouths,
-        swapped=use == "swapped",
+        use=use,
+        shift_frames=shift_frames,
     )
 
 

@@ -1,0 +1,112 @@
+"""What a separator is worth on speakers that it was not trained on, and what its lips do.
+
+    python experiments/evaluate.py --checkpoint weights/small.safetensors --root DIR --cache FILE --out OUT
+
+Separates `DIR/audio/test` with lips as given, exchanged, of one voice only, one frame late and early, and without;
+scores both voices, with 95 % intervals over speakers (`DIR/utterances.csv`), and writes OUT/evaluation.md. Lips are
+right in a mixture where the order of the two estimates is the better one of both. `--gap N` adds N training mixtures.
+"""
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+ALL_VOICES = "both voices"
+METRICS = ["SI-SNR", "SI-SNRi", "SDRi", "PESQ", "STOI"]
+# name, options of inference.py, whether the better order of the voices is told by the truth, metrics
+USES = [
+    ("lips as given", [], False, None),
+    ("lips as given, better order", [], True, ["SI-SNR"]),
+    ("mouths exchanged", ["inferencer.lips=swapped"], False, ["SI-SNR"]),
+    ("mouths exchanged, better order", ["inferencer.lips=swapped"], True, ["SI-SNR"]),
+    ("first mouth only", ["inferencer.lips=first"], False, ["SI-SNR"]),
+    ("second mouth only", ["inferencer.lips=second"], False, ["SI-SNR"]),
+    ("lips a frame late", ["inferencer.lip_shift_frames=1"], False, ["SI-SNR"]),
+    ("lips a frame early", ["inferencer.lip_shift_frames=-1"], False, ["SI-SNR"]),
+    ("without lips, better order", ["inferencer.lips=none"], True, None),
+]
+
+
+def call(script: str, *options: str) -> None:
+    """Run one of the project's scripts.
+
+    Raises:
+        subprocess.CalledProcessError: it failed.
+    """
+    subprocess.run([sys.executable, script, *options], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def evaluate(options: argparse.Namespace, part: str, uses: list) -> list[str]:
+    """Rows of the table for one part of the data."""
+    rows, separated = [], {}
+    for name, how, pit, only in uses:
+        key = tuple(how)
+        if key not in separated:
+            separated[key] = options.out / f"{part}_{len(separated)}"
+            limit = [f"datasets.custom.limit={options.gap}"] if part == "train" else []
+            call(
+                "inference.py", f"root={options.root}", f"part={part}", f"save_path={separated[key]}",
+                f"checkpoint={options.checkpoint}", f"cache={options.cache or 'null'}", "metrics.inference=[]", *how,
+                *limit,
+            )  # fmt: skip
+        pred = separated[key]
+        call(
+            "calc_metrics.py", f"pred={pred}", f"truth={options.root / 'audio' / part}",
+            f"groups={options.root / 'utterances.csv'}", f"pit={str(pit).lower()}",
+            *([f"only=[{','.join(only)}]"] if only else []),
+        )  # fmt: skip
+        metrics = json.loads((pred / "summary.json").read_text())["metrics"][ALL_VOICES]
+        kept = f"{100 * order_kept(pred / 'metrics.csv'):.1f} %" if pit else ""
+        cells = [cell(metrics.get(metric), metric) for metric in METRICS]
+        rows.append(f"| {part}: {name} | {' | '.join(cells)} | {kept} |")
+        print(rows[-1], flush=True)
+    return rows
+
+
+def cell(statistic: dict | None, metric: str) -> str:
+    """Mean and interval."""
+    if not statistic or statistic["mean"] is None:
+        return ""
+    digits = 3 if metric == "STOI" else 2
+    low, high = statistic["interval_95"]
+    interval = "" if low is None else f" [{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{statistic['mean']:.{digits}f}{interval}"
+
+
+def order_kept(path: Path) -> float:
+    """Share of mixtures whose estimates come in the better order."""
+    with path.open(newline="") as stream:
+        kept = [line["estimate"] == line["voice"] for line in csv.DictReader(stream) if line["voice"] == "s1"]
+    return sum(kept) / len(kept)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--root", type=Path, required=True, help="data set in the course's layout")
+    parser.add_argument("--cache", type=Path, help="lip embeddings; left out, they are computed")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--gap", type=int, default=0, metavar="N", help="also N mixtures of the training speakers"
+    )
+    options = parser.parse_args()
+    for name in ("checkpoint", "root", "out", "cache"):
+        value = getattr(options, name)
+        setattr(options, name, value and value.resolve())
+    options.out.mkdir(parents=True, exist_ok=True)
+    rows = evaluate(options, "test", USES)
+    if options.gap:
+        rows += evaluate(options, "train", [USES[0], USES[-1]])
+    head = f"| | {' | '.join(METRICS)} | order kept |\n|{'---|' * (len(METRICS) + 2)}"
+    (options.out / "evaluation.md").write_text("\n".join([head, *rows]) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
