@@ -8,7 +8,7 @@ import torch
 from omegaconf import OmegaConf
 
 from pipeline.script_config import register_resolvers
-from src.datasets.preparation import prepare_data
+from src.datasets.preparation import find_cache, prepare_data
 from src.trainer.checkpoint import save_checkpoint
 from src.trainer.separator import load_separator
 from src.utils.init_utils import Rank
@@ -40,3 +40,16 @@ def test_preparation_and_checkpoint_agree(choice, tmp_path):
             prepare_data(config, single)
     else:
         assert prepare_data(config, single) is None
+
+
+def test_a_cache_without_a_name_is_found_by_the_directory(tmp_path, monkeypatch):
+    monkeypatch.setattr("src.datasets.preparation.CACHE_FOLDER", tmp_path)
+    with pytest.raises(ValueError, match=r"precompute_visual\.py --root .*data"):
+        find_cache("some/data")
+    (tmp_path / "data.sync_light.tcn.h5").touch()
+    (tmp_path / "data.sync_light.tcn.shard-1-of-2.h5").touch()
+    (tmp_path / "database.sync_light.tcn.h5").touch()
+    assert find_cache("some/data") == tmp_path / "data.sync_light.tcn.h5"
+    (tmp_path / "data.lrw_resnet18_dctcn.h5").touch()
+    with pytest.raises(ValueError, match=r"2 caches belong to some/data: choose one with cache=FILE"):
+        find_cache("some/data")

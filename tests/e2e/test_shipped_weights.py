@@ -1,0 +1,84 @@
+"""The weights that ship: whole, small, as announced, and good for what they are for."""
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from pipeline.default_weights import SHIPPED, default_weights
+from pipeline.download import OURS
+from pipeline.download import main as download_main
+from pipeline.synchrony.clips import ClipStore, list_clips
+from pipeline.synchrony.measure import load_halves, measure
+
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLES = ROOT.parent / "shared" / "samples" / "course"
+
+
+@pytest.mark.parametrize("name", ["lips", "sound", "small"])
+def test_every_file_is_the_one_announced(name):
+    path = SHIPPED.parent / OURS[name].file
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == OURS[name].sha256
+    assert OURS[name].file in (SHIPPED.parent / "README.md").read_text()
+
+
+def test_together_they_are_small():
+    assert sum(path.stat().st_size for path in SHIPPED.parent.glob("*.safetensors")) < 6e6
+
+
+def test_the_command_checks_them(capsys, tmp_path, monkeypatch):
+    assert download_main(["lips", "small"]) == 0
+    assert capsys.readouterr().out.count("(as expected)") == 2
+    assert download_main(["--list"]) == 0
+    assert "small.safetensors" in capsys.readouterr().out
+    monkeypatch.setattr("pipeline.download.SHIPPED", tmp_path / "lips.safetensors")
+    assert download_main(["lips"]) == 1
+    assert "is not in this clone" in capsys.readouterr().err
+    (tmp_path / "lips.safetensors").write_bytes(b"something else")
+    assert download_main(["lips"]) == 1
+    assert "SHA-256" in capsys.readouterr().err
+
+
+def test_published_weights_go_first_and_others_only_by_name(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.default_weights.FETCHED", tmp_path)
+    assert default_weights() == default_weights("sync_light") == SHIPPED
+    assert default_weights("lrw_snv1x_tcn1x") is None
+    (tmp_path / "lrw_snv1x_tcn1x.pth").touch()
+    assert default_weights() == SHIPPED
+    assert default_weights("lrw_snv1x_tcn1x") == tmp_path / "lrw_snv1x_tcn1x.pth"
+    (tmp_path / "lrw_resnet18_dctcn.pth.part").touch()
+    assert default_weights() == SHIPPED
+    (tmp_path / "lrw_resnet18_dctcn.pth").touch()
+    assert default_weights() == tmp_path / "lrw_resnet18_dctcn.pth"
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not SAMPLES.is_dir(), reason="the genuine course mixes are not at hand")
+def test_genuine_mouths_are_matched_with_their_voices():
+    clips = list_clips(SAMPLES, None)
+    measured = measure(*load_halves(SHIPPED.parent), clips, ClipStore(1))
+    assert measured.clips == 7 and measured.matching[0] > 0.8
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not SAMPLES.is_dir(), reason="the genuine course mixes are not at hand")
+def test_a_newcomer_separates_with_no_option(tmp_path):
+    done = subprocess.run(
+        [
+            sys.executable, "inference.py", f"root={SAMPLES}", f"save_path={tmp_path / 'out'}", "metrics.inference=[]",
+            f"run_dir={tmp_path / 'no run'}",
+        ],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "5 of 5 recordings separated" in done.stdout
+    for mix in (SAMPLES / "audio" / "mix").iterdir():
+        voices = [soundfile.read(tmp_path / "out" / voice / mix.name)[0] for voice in ("s1", "s2")]
+        mixture = soundfile.read(mix)[0]
+        assert np.abs(sum(voices) - mixture).max() < 2e-3 * max(1, np.abs(mixture).max())
+        likeness = np.corrcoef(*voices)[0, 1]
+        assert likeness < 0.8  # two voices, and not the mixture twice
