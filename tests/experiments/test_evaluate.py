@@ -1,0 +1,32 @@
+"""The evaluation reads the order of the voices and the intervals as calc_metrics.py writes them."""
+
+import pytest
+
+from experiments.evaluate import USES, cell, order_kept
+
+
+def test_order_kept_counts_mixtures(tmp_path):
+    lines = ["name,voice,estimate,SI-SNRi"]
+    for name, exchanged in (("a", False), ("b", True), ("c", False), ("d", False)):
+        for voice, other in (("s1", "s2"), ("s2", "s1")):
+            lines.append(f"{name},{voice},{other if exchanged else voice},1.0")
+    (tmp_path / "metrics.csv").write_text("\n".join(lines))
+    assert order_kept(tmp_path / "metrics.csv") == 0.75
+
+
+@pytest.mark.parametrize(
+    ("statistic", "metric", "expected"),
+    [
+        ({"mean": 1.234, "interval_95": [1.0, 1.5]}, "SI-SNRi", "1.23 [1.00, 1.50]"),
+        ({"mean": 0.8765, "interval_95": [None, None]}, "STOI", "0.876"),
+        ({"mean": None, "interval_95": [None, None]}, "PESQ", ""),
+        (None, "PESQ", ""),
+    ],
+)
+def test_cells(statistic, metric, expected):
+    assert cell(statistic, metric) == expected
+
+
+def test_every_use_of_lips_is_named_once():
+    names = [name for name, *_ in USES]
+    assert len(names) == len(set(names)) and names[0] == "lips as given"
