@@ -68,7 +68,8 @@ def compose(*overrides: str):
                 "cache=unused", f"visual_dim={DIM}", "model.num_bands=8", "model.channels=8", "model.squeezed=2",
                 "model.shared_blocks=1", "model.voice_blocks=2", "model.cue_channels=8", "metrics=si_snr_only",
                 "dataloader.num_workers=0", "dataloader.batch_size=2", "trainer.n_epochs=4", "trainer.epoch_len=3",
-                "trainer.device=cpu", "scheduler.warmup_steps=2", "optimizer.fused=false", *overrides,
+                "trainer.device=cpu", "scheduler.warmup_steps=2", "optimizer=adamw", "optimizer.fused=false",
+                *overrides,
             ],
         )  # fmt: skip
     OmegaConf.set_struct(config, False)
