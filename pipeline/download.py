@@ -85,7 +85,23 @@ class Ours:
     sha256: str
 
 
-OURS = {}
+OURS = {
+    "lips": Ours(
+        "lips.safetensors",
+        "lip encoder sync_light",
+        "0e4b9d950046f59269eb31077897100d585e6fcdcb02edecdd8d050f98f06a93",
+    ),
+    "sound": Ours(
+        "sound.safetensors",
+        "its other half, for voices",
+        "145999aad9b4409bbd582f24b9130a84cc6d309fd40c59e128d36f7db1222436",
+    ),
+    "small": Ours(
+        "small.safetensors",
+        "separator on sync_light",
+        "278b8367c428df56d5b1e8a3212bfb90306332ed50c5dc7229d35611a1c33af1",
+    ),
+}
 
 
 class DownloadError(ValueError):
