@@ -8,8 +8,8 @@ import soundfile
 import torch
 from torchaudio.functional import resample
 
+from pipeline import audio_io
 from pipeline.audio_io import SAMPLE_RATE_HZ, AudioError, audio_info, list_audio, read_audio
-from src.utils import audio_io
 
 
 def tone(rate_hz: int, seconds: float, frequency_hz: float = 440.0) -> np.ndarray:
