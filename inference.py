@@ -43,7 +43,7 @@ def run(config: DictConfig) -> bool:
     settings = config.inferencer
     config.root = str(absolute(config.root))
     device = resolve_device(settings.device)
-    separator = load_separator(choose_checkpoint(settings.from_pretrained, absolute(config.run_dir)))
+    separator = load_separator(choose_checkpoint(settings.from_pretrained, config.run_dir))
     datasets = make_datasets(config)
     records = [record for dataset in datasets.values() for record in dataset.index]
     where = {"cache": config.cache, "weights": config.weights, "folders": separator.folders}

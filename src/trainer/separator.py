@@ -13,6 +13,7 @@ from torch import nn
 from src.trainer.checkpoint import CheckpointError, find_checkpoint, load_checkpoint, load_weights
 from src.utils.io_utils import ROOT_PATH, absolute
 
+DEFAULT_RUN = "saved/separator"
 SHIPPED = ROOT_PATH / "weights" / "small.safetensors"
 
 logger = logging.getLogger(__name__)
@@ -36,17 +37,19 @@ class Separator:
     folders: list[Path]
 
 
-def choose_checkpoint(named: str | Path | None, run_dir: Path) -> Path:
-    """The checkpoint that is named, else the run in `run_dir` if there is one, else the separator that ships here.
+def choose_checkpoint(named: str | Path | None, run_dir: str | Path | None) -> Path:
+    """The checkpoint or the run that is named, else the run of train.py if there is one, else the one that ships here.
 
     Raises:
         CheckpointError: there is none of them.
     """
     if named:
         return absolute(named)
-    if run_dir.is_dir() or not SHIPPED.is_file():
-        return find_checkpoint(run_dir)
-    logger.info("No run in %s: separating with %s", run_dir, SHIPPED.relative_to(ROOT_PATH))
+    if run_dir:
+        return find_checkpoint(absolute(run_dir))
+    if absolute(DEFAULT_RUN).is_dir() or not SHIPPED.is_file():
+        return find_checkpoint(absolute(DEFAULT_RUN))
+    logger.info("No run in %s: separating with %s", absolute(DEFAULT_RUN), SHIPPED.relative_to(ROOT_PATH))
     return SHIPPED
 
 

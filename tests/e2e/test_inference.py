@@ -140,7 +140,7 @@ def test_bad_recording_ends_in_exit_code_3_and_its_name(work, tmp_path):
 
 
 def test_usage_error_is_one_line_and_exit_code_2(work, tmp_path):
-    done = command_line(f"root={work / 'data'}", "save_path=out", cwd=tmp_path)
+    done = command_line(f"root={work / 'data'}", "save_path=out", "run_dir=saved/separator", cwd=tmp_path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr and done.stdout == ""
     assert "checkpoint" in done.stderr and str(tmp_path / "saved/separator") in done.stderr

@@ -69,10 +69,10 @@ def test_genuine_mouths_are_matched_with_their_voices():
 def test_a_newcomer_separates_with_no_option(tmp_path):
     done = subprocess.run(
         [
-            sys.executable, "inference.py", f"root={SAMPLES}", f"save_path={tmp_path / 'out'}", "metrics.inference=[]",
-            f"run_dir={tmp_path / 'no run'}",
+            sys.executable, str(ROOT / "inference.py"), f"root={SAMPLES}", f"save_path={tmp_path / 'out'}",
+            "metrics.inference=[]",
         ],
-        cwd=ROOT, capture_output=True, text=True, check=False,
+        cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "5 of 5 recordings separated" in done.stdout

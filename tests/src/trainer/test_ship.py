@@ -1,5 +1,6 @@
 """A separator made small to ship separates as the checkpoint does, and brings everything along."""
 
+import pytest
 import torch
 from omegaconf import OmegaConf
 from safetensors import safe_open
@@ -92,6 +93,12 @@ def test_a_run_goes_before_the_weights_that_ship(tmp_path, monkeypatch):
     shipped.touch()
     monkeypatch.setattr("src.trainer.separator.SHIPPED", shipped)
     monkeypatch.setattr("src.trainer.separator.ROOT_PATH", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert choose_checkpoint(None, None) == shipped
     assert choose_checkpoint(None, tmp_path) == tmp_path / "best.pt"
-    assert choose_checkpoint(None, tmp_path / "no run") == shipped
-    assert choose_checkpoint(tmp_path / "best.pt", tmp_path / "no run") == tmp_path / "best.pt"
+    assert choose_checkpoint(tmp_path / "best.pt", "no run") == tmp_path / "best.pt"
+    with pytest.raises(CheckpointError, match="no run"):
+        choose_checkpoint(None, "no run")
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "separator").symlink_to(tmp_path)
+    assert choose_checkpoint(None, None).resolve() == tmp_path / "best.pt"
