@@ -15,6 +15,8 @@ demo: $(INSTALLED)
 	$(PY) inference.py root=$(DEMO)/corpus part=test save_path=$(DEMO)/swapped run_dir=$(DEMO)/run inferencer.lips=swapped
 	$(PY) calc_metrics.py pred=$(DEMO)/separated truth=$(DEMO)/corpus/audio/test groups=$(DEMO)/corpus/utterances.csv
 	$(PY) calc_metrics.py pred=$(DEMO)/swapped truth=$(DEMO)/corpus/audio/test > /dev/null
+	$(PY) inference.py root=$(DEMO)/corpus part=test save_path=$(DEMO)/shipped checkpoint=weights/small.safetensors metrics.inference=[]
+	$(PY) calc_metrics.py pred=$(DEMO)/shipped truth=$(DEMO)/corpus/audio/test only=[SI-SNR]
 	$(PY) -m src.logger.report --pred $(DEMO)/separated --root $(DEMO)/corpus \
 	  --metrics $(DEMO)/separated/metrics.csv --summary $(DEMO)/separated/summary.json \
 	  --swapped $(DEMO)/swapped/summary.json --require-si-snri 3 --out $(DEMO)/report.html
