@@ -1,15 +1,19 @@
 """The model that a training begins with."""
 
 from logging import Logger
+from pathlib import Path
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import nn
 
-from src.trainer.checkpoint import start_from
+from pipeline.cache import FeatureCache, describe_difference
+from src.trainer.checkpoint import find_checkpoint, load_checkpoint, start_from
 from src.trainer.separator import SHIPPED
 from src.trainer.synchrony import fit_lips
 from src.utils.io_utils import absolute
+
+MAP_OF_LIPS = "lips.synchrony"
 
 
 def build_model(config: DictConfig, fits_lips: bool, logger: Logger) -> nn.Module:
@@ -28,9 +32,19 @@ def build_model(config: DictConfig, fits_lips: bool, logger: Logger) -> nn.Modul
     if not config.trainer.resume_from:
         if config.trainer.init_from:
             named = config.trainer.init_from
-            new = start_from(model, SHIPPED if named == "shipped" else absolute(named))
+            path = SHIPPED if named == "shipped" else absolute(named)
+            new = start_from(model, path)
             logger.info(f"Begins with {config.trainer.init_from}; new are {', '.join(new) or 'no weights'}")
+            # Weights that were trained on a map of the same lips go with that map and no other.
+            fits_lips = fits_lips and (MAP_OF_LIPS in new or not _same_lips(path, config.cache))
         if fits_lips:
             fit_lips(model, config.datasets.root, config.cache)
     logger.info(f"{type(model).__name__}: {sum(p.numel() for p in model.parameters()):,} parameters")
     return model
+
+
+def _same_lips(checkpoint: Path, cache: str) -> bool:
+    """Whether a checkpoint was trained on embeddings of the front-end that a cache was made with."""
+    path = find_checkpoint(checkpoint) if checkpoint.is_dir() else checkpoint
+    trained_on = load_checkpoint(path).get("front_end")
+    return trained_on is not None and not describe_difference(trained_on, FeatureCache(cache).identity)

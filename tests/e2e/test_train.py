@@ -1,18 +1,24 @@
 """`python train.py` on a small corpus: what a user types, sees and finds afterwards."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
 
+import hydra
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from pipeline.cache import FeatureCache
 from pipeline.extract import precompute
 from pipeline.frontend import FrontEnd
 from pipeline.lipreading.seeded import write_seeded
+from pipeline.script_config import register_resolvers
 from pipeline.synthetic import write_corpus
-from src.trainer.checkpoint import load_checkpoint
+from src.trainer.checkpoint import load_checkpoint, save_checkpoint
+from src.trainer.model_building import build_model
 from src.utils.io_utils import ROOT_PATH
 
 NETWORK = "lrw_snv05x_tcn1x"
@@ -169,3 +175,33 @@ def test_lips_can_begin_with_what_was_learnt_without_them(work):
     assert taken and all(torch.equal(after["state_dict"][name], before["ema"][name]) for name in taken)
     wrong = train(work, "run_name=wrong", f"trainer.init_from={work / 'saved/without'}", "model=danet")
     assert wrong.returncode == 2, wrong.stderr
+
+
+def test_weights_to_begin_with_bring_their_map_of_the_lips(work, tmp_path):
+    """What was trained on one map of the lips is lost on another; lips of another front-end need a map of their own."""
+    options = [
+        f"datasets.root={work / 'corpus'}",
+        f"cache={work / 'mouths.h5'}",
+        "model=tiny",
+        "visual_dim=1024",
+    ]
+    register_resolvers()
+    with hydra.initialize_config_dir(version_base=None, config_dir=str(ROOT_PATH / "src/configs")):
+        config = hydra.compose("train", overrides=options)
+    model = build_model(config, True, logging.getLogger())
+    fitted = model.lips.synchrony.clone()
+    front_end = FeatureCache(work / "mouths.h5").identity
+    weights = {**model.state_dict(), "lips.synchrony": 2 * fitted}
+    plain = OmegaConf.to_container(config, resolve=True)
+    maps = {}
+    for name, digest in (("same", front_end["weights_sha256"]), ("other", "0" * 64)):
+        content = {
+            "state_dict": weights,
+            "config": plain,
+            "front_end": {**front_end, "weights_sha256": digest},
+        }
+        save_checkpoint(tmp_path / name / "best.pt", content)
+        config.trainer.init_from = str(tmp_path / name)
+        maps[name] = build_model(config, True, logging.getLogger()).lips.synchrony
+    assert torch.equal(maps["same"], 2 * fitted)
+    torch.testing.assert_close(maps["other"], fitted)
