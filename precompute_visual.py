@@ -12,11 +12,9 @@ from pathlib import Path
 
 from pipeline import extract
 from pipeline.cache import CacheError
-from pipeline.default_weights import default_weights
+from pipeline.default_weights import CACHES, PREFERRED, default_weights
 from pipeline.layout import LayoutError
 
-DEFAULT_NETWORK = "lrw_resnet18_dctcn"
-CACHE_FOLDER = Path(__file__).resolve().parent / "saved" / "cache"
 NO_WEIGHTS = """--weights is missing, and those of {network} are not in saved/weights.
   published:  python -m pipeline.download {network}
   to try out: python -m pipeline.lipreading.seeded --network {network} --out seeded.pt  (random: not a lip reader)"""
@@ -26,7 +24,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.replace("\n", " "))
     parser.add_argument("--root", type=Path, required=True, help="data directory, or folder of npz files")
     parser.add_argument("--weights", type=Path, help="of the network (default: saved/weights, else weights/)")
-    parser.add_argument("--network", help=f"its name (default: as the file says, or {DEFAULT_NETWORK})")
+    parser.add_argument("--network", help=f"its name (default: as the file says, or {PREFERRED})")
     parser.add_argument("--out", type=Path, help="cache file (default: saved/cache/<root>.<network>.h5)")
     parser.add_argument(
         "--features", choices=("frontend", "tcn"), help="what is cached (default: by network)"
@@ -47,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options.weights = options.weights or default_weights(options.network)
     if options.weights is None:
-        return complain(NO_WEIGHTS.format(network=options.network or DEFAULT_NETWORK), 2)
+        return complain(NO_WEIGHTS.format(network=options.network or PREFERRED), 2)
     # Before PyTorch starts: threads that spin while they wait cost several times over where cores are shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Not above: the decoding workers import this script again, and need no PyTorch.
@@ -55,10 +53,10 @@ def main(arguments: list[str] | None = None) -> int:
     from pipeline.lipreading.weights import WeightsError
 
     try:
-        network = options.network or named_network(options.weights) or DEFAULT_NETWORK
+        network = options.network or named_network(options.weights) or PREFERRED
         options.features = options.features or default_features(network)
         place = (options.root, network, options.features, options.shard)
-        out = extract.cache_path(CACHE_FOLDER, options.out, *place)
+        out = extract.cache_path(CACHES, options.out, *place)
         how = {key: getattr(options, key) for key in ("features", "device", "dtype")}
         front_end = front_end_for(out, network=network, weights=options.weights, **how)
         job = {key: getattr(options, key) for key in ("workers", "batch_frames", "shard", "verify")}

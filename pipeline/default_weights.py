@@ -3,6 +3,7 @@
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+CACHES = ROOT / "saved" / "cache"  # where `precompute_visual.py` puts a cache that is given no name
 FETCHED = ROOT / "saved" / "weights"  # where `python -m pipeline.download` puts them
 SHIPPED = ROOT / "weights" / "lips.safetensors"
 PREFERRED = "lrw_resnet18_dctcn"  # of the published ones, the one that the task names

@@ -13,7 +13,7 @@ from pipeline.lipreading.multiscale_tcn import MultiScaleTCN
 from pipeline.lipreading.network import NUM_WORDS, LipReader, TemporalClassifier
 from pipeline.lipreading.resnet import ResNet18Trunk
 from pipeline.lipreading.shufflenet import ShuffleNetV2Trunk
-from pipeline.lipreading.stem import LightStem, Stem
+from pipeline.lipreading.stem import Stem
 from pipeline.lipreading.tcn import TemporalConvNet
 
 
@@ -67,9 +67,7 @@ def build(name: str) -> LipReader:
     trunk_key = "mb_ms_tcn" if config.temporal.endswith("multiscale") else "tcn_trunk"
     return LipReader(
         name=name,
-        stem=(LightStem if config.trunk == "light" else Stem)(
-            channels=frame_trunk.in_channels, activation=activation
-        ),
+        stem=Stem(channels=frame_trunk.in_channels, activation=activation, light=config.trunk == "light"),
         frame_trunk=frame_trunk,
         temporal=TemporalClassifier(
             _temporal_trunk(config, frame_trunk.out_channels + config.boundary),

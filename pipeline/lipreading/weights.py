@@ -2,6 +2,7 @@
 
 import hashlib
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,14 @@ def weights_kind(path: str | Path) -> str:
         WeightsError: the file cannot be read as weights.
     """
     return str(_read(Path(path))[1].get("kind", UNLABELLED))
+
+
+def half_precision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict as it ships: floating-point values in float16, all contiguous."""
+    return {
+        name: (value.half() if value.is_floating_point() else value).contiguous()
+        for name, value in state.items()
+    }
 
 
 def network_of(path: str | Path) -> str | None:

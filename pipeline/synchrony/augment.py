@@ -10,15 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-
-def uniform(low: float, high: float) -> float:
-    """A number between the two."""
-    return low + (high - low) * torch.rand(()).item()
-
-
-def chance(probability: float) -> bool:
-    """True so often."""
-    return torch.rand(()).item() < probability
+from pipeline.draw import chance, uniform
 
 
 class MouthAugment:

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from pipeline.draw import uniform
 from pipeline.mouths import MEAN, STD
-from pipeline.synchrony.augment import MouthAugment, SoundAugment, uniform
+from pipeline.synchrony.augment import MouthAugment, SoundAugment
 from pipeline.synchrony.clips import Clip, ClipStore
 from pipeline.synchrony.sound import MEL_PER_FRAME, LogMel
 

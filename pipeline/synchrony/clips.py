@@ -3,8 +3,7 @@
 Axes: F video frames, T samples at 16 kHz.
 """
 
-import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor
 from pipeline.audio_io import read_audio
 from pipeline.layout import LayoutError, index_mixes
 from pipeline.mouths import read_mouth
+from pipeline.speakers import read_speakers
 
 
 @dataclass(frozen=True)
@@ -44,27 +44,15 @@ def list_clips(root: str | Path, part: str | None, speakers: str | Path | None =
         ValueError: there are no such clips, or the table is absent or lacks a column or an id.
     """
     mixes, _ = index_mixes(root, part)
-    names = _read_speakers(Path(speakers)) if speakers is not None else None
     clips = {}
     for mix in mixes:
         for name, mouth, voice in ((mix.id1, mix.mouth1, mix.s1), (mix.id2, mix.mouth2, mix.s2)):
             if mouth is not None and voice is not None and name not in clips:
-                if names is not None and name not in names:
-                    raise ValueError(f"{speakers}: no speaker for id {name}; complete the table")
-                clips[name] = Clip(name, names[name] if names else name, mouth, voice)
+                clips[name] = Clip(name, name, mouth, voice)
     if not clips:
         raise LayoutError(f"{root}: {part or 'audio'} holds no voice with a mouth; expected mouths/<id>.npz")
-    return [clips[name] for name in sorted(clips)]
-
-
-def _read_speakers(path: Path) -> dict[str, str]:
-    if not path.is_file():
-        raise ValueError(f"speakers={path}: no such file; give a CSV file with columns id and speaker")
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        if not {"id", "speaker"} <= set(reader.fieldnames or ()):
-            raise ValueError(f"{path}: needs the columns id and speaker, has {reader.fieldnames}")
-        return {row["id"]: row["speaker"] for row in reader}
+    names = {} if speakers is None else read_speakers(speakers, clips)
+    return [replace(clips[name], speaker=names.get(name, name)) for name in sorted(clips)]
 
 
 class ClipStore:

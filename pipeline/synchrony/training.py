@@ -9,10 +9,11 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from pipeline.lipreading import LipReader, build
+from pipeline.lipreading.weights import half_precision
 from pipeline.synchrony.agreement import AgreementLoss
 from pipeline.synchrony.batches import BatchMaker
 from pipeline.synchrony.measure import LIP_FILE, SOUND_FILE, Measured
@@ -166,12 +167,5 @@ class SynchronyTraining:
         about = {**self.settings, "kind": KIND, "network": self.network, "steps": str(self.step)}
         for name, half in ((LIP_FILE, self.reader), (SOUND_FILE, self.sound)):
             partial = self.out / f"{name}.part"
-            save_file(_half_precision(half), partial, metadata=about)
+            save_file(half_precision(half.state_dict()), partial, metadata=about)
             partial.replace(self.out / name)
-
-
-def _half_precision(network: nn.Module) -> dict[str, Tensor]:
-    return {
-        name: (value.half() if value.is_floating_point() else value).contiguous()
-        for name, value in network.state_dict().items()
-    }

@@ -3,7 +3,6 @@
 Axes: S = 2 speakers, T samples at 16 kHz, F = ceil(T / 640) video frames at 25 fps, D values in an embedding.
 """
 
-import csv
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,10 +14,11 @@ from torchaudio.functional import resample
 from tqdm import tqdm
 
 from pipeline.audio_io import SAMPLE_RATE_HZ, audio_info, read_audio
+from pipeline.draw import chance, checked_probability, checked_range, integer, uniform
+from pipeline.speakers import read_speakers
 from src.datasets.base_dataset import BaseDataset
 from src.datasets.lips import FRAME_SAMPLES, CachedLips, fit_frames
 from src.datasets.mixture import mixture_index, require_complete
-from src.utils.draw import chance, checked_probability, checked_range, integer, uniform
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,6 @@ PEAK = 0.9  # of a mixture, as in the course's data
 _QUIET_RMS = (
     1e-3  # a piece below -60 dBFS is a pause: bringing it to the level of speech would only amplify noise
 )
-_NAMED = 5
 _NORMAL_SPEED = 20  # speeds are counted in twentieths
 
 
@@ -121,7 +120,9 @@ class DynamicMixingDataset(BaseDataset):
                 f"num_samples={num_samples}: must be positive, or null for as many as {part} has"
             )
 
-        names = _read_speakers(speakers, self.index) if speakers is not None else None
+        names = (
+            read_speakers(speakers, (voice["id"] for voice in self.index)) if speakers is not None else None
+        )
         of_voice = [names[voice["id"]] if names else voice["id"] for voice in self.index]
         codes = {name: code for code, name in enumerate(dict.fromkeys(of_voice))}
         self._speaker = np.array([codes[name] for name in of_voice], dtype=np.int64)
@@ -336,27 +337,3 @@ def voice_index(mixes: list[dict[str, Any]]) -> list[dict[str, Any]]:
             if path is not None and name not in voices:
                 voices[name] = {"id": name, "path": path, "mouth": record[f"mouth{s}"]}
     return list(voices.values())
-
-
-def _read_speakers(path: str | Path, index: list[dict[str, Any]]) -> dict[str, str]:
-    """Speaker of every id.
-
-    Raises:
-        ValueError: the file is absent, lacks a column or an id.
-    """
-    if not Path(path).is_file():
-        raise ValueError(
-            f"speakers={path}: no such file; give a CSV file with columns id and speaker, or null"
-        )
-    with Path(path).open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        if not {"id", "speaker"} <= set(reader.fieldnames or ()):
-            raise ValueError(f"{path}: needs the columns id and speaker, has {reader.fieldnames}")
-        speakers = {row["id"]: row["speaker"] for row in reader}
-    absent = [voice["id"] for voice in index if not speakers.get(voice["id"])]
-    if absent:
-        raise ValueError(
-            f"{path}: no speaker for {len(absent)} of {len(index)} ids, such as {', '.join(absent[:_NAMED])}; "
-            "complete the table, with ids as they are in the file names"
-        )
-    return speakers

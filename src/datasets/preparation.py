@@ -8,13 +8,11 @@ import torch.distributed as dist
 from omegaconf import DictConfig
 
 from pipeline.cache import FeatureCache
-from pipeline.default_weights import ROOT
+from pipeline.default_weights import CACHES
 from pipeline.embedded import prepare_embedded_corpus
 from src.utils.init_utils import Rank
 
 logger = logging.getLogger(__name__)
-
-CACHE_FOLDER = ROOT / "saved" / "cache"  # where precompute_visual.py puts a cache that is given no name
 
 
 def find_cache(root: str | Path) -> Path:
@@ -24,9 +22,7 @@ def find_cache(root: str | Path) -> Path:
         ValueError: there is none, or more than one.
     """
     name = Path(root).resolve().name
-    found = sorted(
-        path for path in CACHE_FOLDER.glob(f"{glob.escape(name)}.*.h5") if ".shard-" not in path.name
-    )
+    found = sorted(path for path in CACHES.glob(f"{glob.escape(name)}.*.h5") if ".shard-" not in path.name)
     if not found:
         raise ValueError(
             f"a lip-cued model needs cache=FILE: make one with `python precompute_visual.py --root {root}`, or train "

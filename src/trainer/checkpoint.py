@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
+from pipeline.lipreading.weights import half_precision
 from src.utils.io_utils import write_atomically
 
 FORMAT = 1
@@ -77,13 +78,9 @@ def ship_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
         content: as of `load_checkpoint`.
     """
     weights = content.get("ema") or content["state_dict"]
-    tensors = {
-        name: (value.half() if value.is_floating_point() else value).contiguous()
-        for name, value in weights.items()
-    }
     about = {key: content.get(key) for key in ("arch", "epoch", "step", "front_end", "monitor_best")}
     about["format"], about["config"] = content.get("format", FORMAT), _portable(content["config"])
-    data = save(tensors, metadata={_ABOUT: json.dumps(about)})
+    data = save(half_precision(weights), metadata={_ABOUT: json.dumps(about)})
     write_atomically(path, lambda stream: stream.write(data))
 
 

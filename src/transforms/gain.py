@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from src.utils.draw import chance, checked_probability, checked_range, uniform
+from pipeline.draw import chance, checked_probability, checked_range, uniform
 
 
 class RandomGain:

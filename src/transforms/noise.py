@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from pipeline.audio_io import SAMPLE_RATE_HZ, audio_info, list_audio, read_audio
-from src.utils.draw import chance, checked_probability, checked_range, integer, uniform
+from pipeline.draw import chance, checked_probability, checked_range, integer, uniform
 
 _SILENT_POWER = 1e-10  # below -100 dBFS a signal-to-noise ratio means nothing
 

@@ -10,7 +10,7 @@ import torch
 from torchaudio.functional import fftconvolve
 
 from pipeline.audio_io import SAMPLE_RATE_HZ, list_audio, read_audio
-from src.utils.draw import chance, checked_probability, checked_range, integer
+from pipeline.draw import chance, checked_probability, checked_range, integer
 
 _ONSET_DB = -12.0  # how far below the highest peak the direct sound may lie
 _ONSET_SAMPLES = 16  # 1 ms, within which the direct sound rises to its peak

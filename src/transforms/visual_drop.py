@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from src.utils.draw import chance, checked_probability, checked_range, integer
+from pipeline.draw import chance, checked_probability, checked_range, integer
 
 
 class FrameDrop:

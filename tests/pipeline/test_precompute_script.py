@@ -56,7 +56,7 @@ def test_without_weights_it_says_how_to_get_them(data, capsys):
 
 
 def test_all_good_some_bad_and_good_again(tmp_path, data, weights, capsys, monkeypatch):
-    monkeypatch.setattr(precompute_visual, "CACHE_FOLDER", tmp_path / "saved" / "cache")
+    monkeypatch.setattr(precompute_visual, "CACHES", tmp_path / "saved" / "cache")
     out = tmp_path / "saved" / "cache" / f"data.{NETWORK}.h5"
     assert run("--root", data, "--weights", weights, "--workers", 0) == 0
     assert "4 clips: 4 done, 0 reused, 0 stale, 0 failed" in capsys.readouterr().out

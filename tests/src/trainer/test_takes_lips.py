@@ -43,7 +43,7 @@ def test_preparation_and_checkpoint_agree(choice, tmp_path):
 
 
 def test_a_cache_without_a_name_is_found_by_the_directory(tmp_path, monkeypatch):
-    monkeypatch.setattr("src.datasets.preparation.CACHE_FOLDER", tmp_path)
+    monkeypatch.setattr("src.datasets.preparation.CACHES", tmp_path)
     with pytest.raises(ValueError, match=r"precompute_visual\.py --root .*data"):
         find_cache("some/data")
     (tmp_path / "data.sync_light.tcn.h5").touch()
