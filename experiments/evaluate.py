@@ -5,7 +5,8 @@
 Separates `DIR/audio/test` with lips as given, exchanged, of one voice only, one frame late and early, and without;
 scores both voices, with 95 % intervals over speakers (`DIR/utterances.csv`), and writes OUT/evaluation.md. Lips are
 right in a mixture where the order of the two estimates is the better one of both. `--gap N` adds N training mixtures.
-Mixtures without a second mouth have no lips at all in "second mouth only": the order of their voices is chance.
+Mixtures without a second mouth have no lips at all in "second mouth only", and the order of their voices is chance:
+what a missing mouth costs is told by the column of the mixtures that have two.
 """
 
 import argparse
@@ -15,7 +16,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from src.datasets.mixture import mixture_index  # noqa: E402
+from src.metrics.bootstrap import bootstrap_interval  # noqa: E402
+
 ALL_VOICES = "both voices"
 METRICS = ["SI-SNR", "SI-SNRi", "SDRi", "PESQ-wb", "STOI"]
 # name, options of inference.py, whether the better order of the voices is told by the truth, metrics
@@ -47,6 +55,8 @@ def call(script: str, *options: str, partly: bool = False) -> None:
 def evaluate(options: argparse.Namespace, part: str, uses: list) -> list[str]:
     """Rows of the table for one part of the data."""
     rows, separated = [], {}
+    mixes, _ = mixture_index(options.root, part)
+    two_mouths = {mix["utt_id"] for mix in mixes if mix["mouth1"] and mix["mouth2"]}
     for name, how, pit, only in uses:
         key = tuple(how)
         if key not in separated:
@@ -66,6 +76,7 @@ def evaluate(options: argparse.Namespace, part: str, uses: list) -> list[str]:
         metrics = json.loads((pred / "summary.json").read_text())["metrics"][ALL_VOICES]
         kept = f"{100 * order_kept(pred / 'metrics.csv'):.1f} %" if pit else ""
         cells = [cell(metrics.get(metric), metric) for metric in METRICS]
+        cells.append(cell(improvement(pred / "metrics.csv", two_mouths), "SI-SNRi"))
         rows.append(f"| {part}: {name} | {' | '.join(cells)} | {kept} |")
         print(rows[-1], flush=True)
     return rows
@@ -86,6 +97,18 @@ def order_kept(path: Path) -> float:
     with path.open(newline="") as stream:
         kept = [line["estimate"] == line["voice"] for line in csv.DictReader(stream) if line["voice"] == "s1"]
     return sum(kept) / len(kept)
+
+
+def improvement(path: Path, names: set[str]) -> dict[str, object]:
+    """Mean SI-SNRi of the voices of some mixtures and its interval over speakers, as `calc_metrics.py` has them."""
+    with path.open(newline="") as stream:
+        lines = [line for line in csv.DictReader(stream) if line["name"] in names and line["SI-SNRi"]]
+    if not lines:
+        return {"mean": None}
+    values = np.array([float(line["SI-SNRi"]) for line in lines])
+    low, high = bootstrap_interval(values, [line["group"] for line in lines])
+    interval = (None, None) if np.isnan(low) else (low, high)
+    return {"mean": float(values.mean()), "interval_95": interval}
 
 
 def main() -> int:
@@ -109,7 +132,8 @@ def main() -> int:
         rows += evaluate(
             options, "train", [(name, how, pit, ["SI-SNR"]) for name, how, pit, _ in (USES[0], USES[-1])]
         )
-    head = f"| | {' | '.join(METRICS)} | order kept |\n|{'---|' * (len(METRICS) + 2)}"
+    columns = [*METRICS, "SI-SNRi, two mouths", "order kept"]
+    head = f"| | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}"
     (options.out / "evaluation.md").write_text("\n".join([head, *rows]) + "\n")
     return 0
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 USAGE_ERROR = 2
@@ -16,6 +16,20 @@ _SHOWS_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
 def register_resolvers() -> None:
     """Let configurations multiply: `${mul:${trainer.n_epochs},${trainer.epoch_len}}`."""
     OmegaConf.register_new_resolver("mul", lambda a, b: a * b, replace=True)
+
+
+def require_given(config: DictConfig) -> None:
+    """Refuse a configuration whose author left something to the user (`???`) that the user has not given.
+
+    Raises:
+        ValueError: names the options.
+    """
+    # Not OmegaConf.missing_keys: it stumbles over interpolations of what is missing.
+    values = OmegaConf.to_container(config, resolve=False)
+    missing = [key for key, value in values.items() if value == "???"]
+    if missing:
+        options = " ".join(f"{key}=..." for key in missing)
+        raise ValueError(f"{' and '.join(missing)} not given: add {options}")
 
 
 @contextmanager

@@ -75,6 +75,8 @@ class BandSeparator(nn.Module):
         ValueError: an unknown fusion, or an STFT or band split that cannot be.
     """
 
+    HALF_WEIGHTS = True  # runs in the format of its weights, see `src.trainer.half_weights`
+
     def __init__(
         self,
         *,
@@ -161,7 +163,7 @@ class BandSeparator(nn.Module):
             spectrum = self.stft(unit.float())
             features = self.features(spectrum)
         size, num_frames = features.shape[:2]
-        embedding = self.encoder(features)
+        embedding = self.encoder(features.to(self.encoder.weight.dtype))
         for block in self.shared:
             embedding = block(embedding)
         used = lips_used(visual, visual_mask, mix) if self.visual_dim else no_lips(mix)

@@ -24,7 +24,10 @@ from src.datasets.data_utils import inf_loop
 from src.metrics.tracker import MetricTracker
 from src.trainer.checkpoint import BEST, LAST, CheckpointError, load_checkpoint, save_checkpoint
 from src.trainer.ema import WeightAverage
+from src.trainer.half_weights import HalfWeights
 from src.utils.init_utils import Rank
+
+AMP = ("auto", "bfloat16", "bfloat16_weights", "off")
 
 
 class TrainingDiverged(RuntimeError):
@@ -52,7 +55,7 @@ class BaseTrainer(ABC):
         batch_transforms: {"train"/"inference": {key: module}} applied on the device, or None.
 
     Raises:
-        ValueError: `monitor` names no metric that validation computes.
+        ValueError: `monitor` names no metric that validation computes, or `amp` is unknown or not for this model.
     """
 
     def __init__(
@@ -85,6 +88,8 @@ class BaseTrainer(ABC):
         self.accumulation = settings["accumulation"]
         self.epoch_len = settings["epoch_len"] or max(1, len(self.train_loader) // self.accumulation)
         self.average = WeightAverage(model, settings["ema_decay"]) if settings["ema_decay"] else None
+        if settings["amp"] not in AMP:
+            raise ValueError(f"trainer.amp={settings['amp']}: choose one of {', '.join(AMP)}")
         self.amp = settings["amp"] == "bfloat16" or (settings["amp"] == "auto" and self.device.type == "cuda")
         self.mode, self.monitored = self._parse_monitor(settings["monitor"])
         self.best: float | None = None
@@ -99,7 +104,8 @@ class BaseTrainer(ABC):
 
     def _wrap(self, model: nn.Module) -> nn.Module:
         """What the training step calls: the model, compiled and shared among processes as configured."""
-        trained = torch.compile(model) if self.settings["compile"] else model
+        trained = HalfWeights(model) if self.settings["amp"] == "bfloat16_weights" else model
+        trained = torch.compile(trained) if self.settings["compile"] else trained
         if self.rank.world_size > 1:
             devices = [self.device] if self.device.type == "cuda" else None
             trained = DistributedDataParallel(trained, device_ids=devices)

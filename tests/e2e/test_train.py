@@ -101,6 +101,8 @@ def test_a_time_limit_is_a_success_and_keeps_a_checkpoint(work):
         (["datasets.root=absent"], "absent"),
         (["trainer.n_epoch=1"], "n_epoch"),
         (["model=largest"], "largest"),
+        (["+experiment=course"], "root not given: add root=..."),
+        (["trainer.amp=half"], "trainer.amp=half"),
         (["dataloader.batch_size=500"], "dataloader.batch_size"),
     ],
 )

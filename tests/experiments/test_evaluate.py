@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.evaluate import USES, cell, order_kept
+from experiments.evaluate import USES, cell, improvement, order_kept
 
 
 def test_order_kept_counts_mixtures(tmp_path):
@@ -25,6 +25,23 @@ def test_order_kept_counts_mixtures(tmp_path):
 )
 def test_cells(statistic, metric, expected):
     assert cell(statistic, metric) == expected
+
+
+def test_improvement_counts_the_mixtures_asked_for(tmp_path):
+    lines = [
+        "name,voice,group,SI-SNRi",
+        "a,s1,ann,1.0",
+        "a,s2,bob,3.0",
+        "b,s1,ann,50.0",
+        "b,s2,bob,",
+        "c,s1,bob,2.0",
+    ]
+    (tmp_path / "metrics.csv").write_text("\n".join(lines))
+    statistic = improvement(tmp_path / "metrics.csv", {"a", "c"})
+    assert statistic["mean"] == 2.0
+    low, high = statistic["interval_95"]
+    assert 1.0 <= low < 2.0 < high <= 2.5
+    assert improvement(tmp_path / "metrics.csv", {"d"})["mean"] is None
 
 
 def test_every_use_of_lips_is_named_once():

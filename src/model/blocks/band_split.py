@@ -53,7 +53,7 @@ class BandGather(nn.Module):
     def to_bands(self, bins: Tensor) -> Tensor:
         """Shape: (B, N, Q, P) -> (B, N, K, W, P), zeros where a band is narrower than W."""
         gathered = bins.index_select(2, self.bins)
-        return gathered.unflatten(2, (self.num_bands, self.width)) * self.used
+        return gathered.unflatten(2, (self.num_bands, self.width)) * self.used.to(bins.dtype)
 
     def to_bins(self, bands: Tensor) -> Tensor:
         """Shape: (B, N, K, W, P) -> (B, N, Q, P)."""

@@ -88,8 +88,8 @@ class LipEncoder(nn.Module):
             fixed = functional.conv1d(motion.transpose(1, 2), self.synchrony, padding=self.CONTEXT // 2)
             parts.append(fixed.transpose(1, 2))
         if self.project is not None:
-            parts.append(self.project(self.norm(motion)))
-        directions = torch.cat(parts, dim=-1)
+            parts.append(self.project(self.norm(motion).to(self.project.weight.dtype)))
+        directions = torch.cat(parts, dim=-1).to(self.combine.weight.dtype)
         cue = self.dropout(self.combine(directions))
         cue = cue + functional.silu(self.context(cue.transpose(1, 2))).transpose(1, 2)
         cue = cue + functional.silu(self.out(cue.transpose(1, 2))).transpose(1, 2)

@@ -37,11 +37,11 @@ class LipMatching(nn.Module):
         sound = self.sound(vectors.transpose(1, 2)).unflatten(0, voices.shape[:2])  # (B, S, P, N)
         sound = sound - sound.mean(dim=-1, keepdim=True)
         lips = torch.where(used[:, :, None, None], lips - lips.mean(dim=2, keepdim=True), 0.0)
-        score = torch.einsum("bvnp,bspn->bvs", lips, sound) / frames_per_second
+        score = torch.einsum("bvnp,bspn->bvs", lips.float(), sound.float()) / frames_per_second
         return score[:, 0, 0] + score[:, 1, 1] - score[:, 0, 1] - score[:, 1, 0]
 
     def forward(self, voices: Tensor, lips: Tensor, used: Tensor, frames_per_second: float) -> Tensor:
         """Shape: voices (B, S, N, K, C), lips (B, S, N, P), used (B, S) bool -> voices in the order of the lips."""
         same = self.evidence(voices, lips, used, frames_per_second).sigmoid()
-        same = torch.where(used.any(dim=1), same, 1.0)[:, None, None, None, None]
+        same = torch.where(used.any(dim=1), same, 1.0)[:, None, None, None, None].to(voices.dtype)
         return same * voices + (1 - same) * voices.flip(1)
