@@ -36,6 +36,7 @@ USES = [
     ("second mouth only", ["inferencer.lips=second"], False, ["SI-SNR"]),
     ("lips a frame late", ["inferencer.lip_shift_frames=1"], False, ["SI-SNR"]),
     ("lips a frame early", ["inferencer.lip_shift_frames=-1"], False, ["SI-SNR"]),
+    ("without lips, order as it comes", ["inferencer.lips=none"], False, ["SI-SNR"]),
     ("without lips, better order", ["inferencer.lips=none"], True, None),
 ]
 
