@@ -96,7 +96,8 @@ def cell(statistic: dict | None, metric: str) -> str:
 def order_kept(path: Path) -> float:
     """Share of mixtures whose estimates come in the better order."""
     with path.open(newline="") as stream:
-        kept = [line["estimate"] == line["voice"] for line in csv.DictReader(stream) if line["voice"] == "s1"]
+        first = [line for line in csv.DictReader(stream) if line["voice"] == "s1" and line["SI-SNRi"]]
+    kept = [line["estimate"] == line["voice"] for line in first]
     return sum(kept) / len(kept)
 
 

@@ -99,7 +99,7 @@ OURS = {
     "small": Ours(
         "small.safetensors",
         "separator on sync_light",
-        "278b8367c428df56d5b1e8a3212bfb90306332ed50c5dc7229d35611a1c33af1",
+        "6dd5d075b59599771322c10dbe8922f6ee1899e133b2542669846b7306644896",
     ),
 }
 
