@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatterSciNotation
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from src.trainer.cost.profile import CostReport
 from src.trainer.cost.workload import INFERENCE
@@ -81,17 +81,22 @@ def draw_pareto(points: Sequence[ScoredModel], report: CostReport, path: Path) -
         axes.scatter(costs, scores)
         front = pareto_front(costs, scores)
         axes.plot([costs[i] for i in front], [scores[i] for i in front], linestyle="--", linewidth=1)
-        for point, cost in zip(points, costs):
+        for rank, (cost, point) in enumerate(sorted(zip(costs, points), key=lambda pair: pair[0])):
             axes.annotate(
                 point.name,
                 (cost, point.si_snri_db),
-                xytext=(0, 6),
+                xytext=(
+                    0,
+                    -14 if rank % 2 else 6,
+                ),  # above and below in turns: neighbours cost about the same
                 textcoords="offset points",
                 ha="center",
                 fontsize=8,
             )
         axes.set(xlabel=label, xscale="log")
-        axes.xaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(2, 0.5)))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(0.2)
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("SI-SNRi, dB")
