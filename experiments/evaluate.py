@@ -16,13 +16,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from src.datasets.mixture import mixture_index  # noqa: E402
-from src.metrics.bootstrap import bootstrap_interval  # noqa: E402
+from src.metrics.evaluate import statistic_of  # noqa: E402
+from src.metrics.report_table import plain  # noqa: E402
 
 ALL_VOICES = "both voices"
 METRICS = ["SI-SNR", "SI-SNRi", "SDRi", "PESQ-wb", "STOI"]
@@ -83,14 +82,14 @@ def evaluate(options: argparse.Namespace, part: str, uses: list) -> list[str]:
     return rows
 
 
-def cell(statistic: dict | None, metric: str) -> str:
+def cell(measured: dict | None, metric: str) -> str:
     """Mean and interval."""
-    if not statistic or statistic["mean"] is None:
+    if not measured or measured["mean"] is None:
         return ""
     digits = 3 if metric == "STOI" else 2
-    low, high = statistic["interval_95"]
+    low, high = measured["interval_95"]
     interval = "" if low is None else f" [{low:.{digits}f}, {high:.{digits}f}]"
-    return f"{statistic['mean']:.{digits}f}{interval}"
+    return f"{measured['mean']:.{digits}f}{interval}"
 
 
 def order_kept(path: Path) -> float:
@@ -105,12 +104,7 @@ def improvement(path: Path, names: set[str]) -> dict[str, object]:
     """Mean SI-SNRi of the voices of some mixtures and its interval over speakers, as `calc_metrics.py` has them."""
     with path.open(newline="") as stream:
         lines = [line for line in csv.DictReader(stream) if line["name"] in names and line["SI-SNRi"]]
-    if not lines:
-        return {"mean": None}
-    values = np.array([float(line["SI-SNRi"]) for line in lines])
-    low, high = bootstrap_interval(values, [line["group"] for line in lines])
-    interval = (None, None) if np.isnan(low) else (low, high)
-    return {"mean": float(values.mean()), "interval_95": interval}
+    return plain(statistic_of([float(line["SI-SNRi"]) for line in lines], [line["group"] for line in lines]))
 
 
 def main() -> int:

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -106,11 +106,11 @@ def evaluate(
     def statistics(keep: Callable[[VoiceScores], bool]) -> dict[str, Statistic]:
         kept = [index for index, voice in enumerate(voices) if keep(voice)]
         return {
-            column: _statistic(
-                np.array([voices[index].values[column] for index in kept]),
+            column: statistic_of(
+                [voices[index].values[column] for index in kept],
                 [groups[index] for index in kept],
-                num_resamples,
-                seed,
+                num_resamples=num_resamples,
+                seed=seed,
             )
             for column in columns
         }
@@ -185,7 +185,17 @@ def _labels(voices: list[VoiceScores], grouping: Grouping) -> tuple[list[str], l
     return groups, problems
 
 
-def _statistic(values: np.ndarray, groups: list[str], num_resamples: int, seed: int) -> Statistic:
+def statistic_of(
+    values: Sequence[float], groups: Sequence[str], *, num_resamples: int = 2000, seed: int = 0
+) -> Statistic:
+    """Mean, median and interval of one value a voice; NaN ones are left out.
+
+    Args:
+        values: of the voices.
+        groups: label of each; what shares one is resampled together.
+        num_resamples, seed: of the bootstrap.
+    """
+    values = np.asarray(values, dtype=np.float64)
     defined = values[~np.isnan(values)]
     if len(defined) == 0:
         return Statistic(0, math.nan, math.nan, math.nan, math.nan)

@@ -41,6 +41,16 @@ def format_problems(evaluation: Evaluation, *, verbose: bool = False) -> str:
     return "\n".join(lines)
 
 
+def plain(statistic: Statistic) -> dict[str, Any]:
+    """A statistic as plain data; what has no value is None."""
+    return {
+        "n": statistic.num_values,
+        "mean": _number(statistic.mean),
+        "median": _number(statistic.median),
+        "interval_95": [_number(statistic.low), _number(statistic.high)],
+    }
+
+
 def summary(evaluation: Evaluation) -> dict[str, Any]:
     """Statistics, problems and notes as plain data; what has no value is None."""
     return {
@@ -48,15 +58,7 @@ def summary(evaluation: Evaluation) -> dict[str, Any]:
         "num_voices_scored": len(evaluation.voices),
         "num_groups": len(set(evaluation.groups)),
         "metrics": {
-            subset: {
-                column: {
-                    "n": statistic.num_values,
-                    "mean": _number(statistic.mean),
-                    "median": _number(statistic.median),
-                    "interval_95": [_number(statistic.low), _number(statistic.high)],
-                }
-                for column, statistic in statistics.items()
-            }
+            subset: {column: plain(statistic) for column, statistic in statistics.items()}
             for subset, statistics in evaluation.table.items()
         },
         "problem_counts": count_kinds(evaluation.problems),

@@ -1,7 +1,7 @@
 """The whole network in bfloat16, its weights kept in float32 beside it.
 
 Autocast goes to and fro between the two formats around every norm and residual sum. That is cheap on a GPU; on a CPU,
-where elementwise work decides, it is slower than no half precision at all, and this is nearly twice as fast.
+where elementwise work decides, it is slower than no half precision at all, and this is faster than either.
 """
 
 from typing import Any

@@ -81,14 +81,12 @@ def draw_pareto(points: Sequence[ScoredModel], report: CostReport, path: Path) -
         axes.scatter(costs, scores)
         front = pareto_front(costs, scores)
         axes.plot([costs[i] for i in front], [scores[i] for i in front], linestyle="--", linewidth=1)
+        # Names above and below in turns: neighbours may cost about the same.
         for rank, (cost, point) in enumerate(sorted(zip(costs, points), key=lambda pair: pair[0])):
             axes.annotate(
                 point.name,
                 (cost, point.si_snri_db),
-                xytext=(
-                    0,
-                    -14 if rank % 2 else 6,
-                ),  # above and below in turns: neighbours cost about the same
+                xytext=(0, -14 if rank % 2 else 6),
                 textcoords="offset points",
                 ha="center",
                 fontsize=8,
