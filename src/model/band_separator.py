@@ -66,6 +66,7 @@ class BandSeparator(nn.Module):
         anonymous_blocks: voice blocks that run before the lips are matched to the voices, with learnt cues in place of
             lips; 0 matches nothing, and lips cue all blocks.
         exchange: whether voices see each other between voice blocks.
+        as_unseen: training lips are made as weak as those of faces that the fitted directions were not fitted to.
         consistent: masks of the two voices sum to one, so that the estimates sum to the mixture.
         window, hop: STFT, in samples at 16 kHz.
         dilations: time dilation of one block after the other, shared ones first; repeated as often as needed.
@@ -97,6 +98,7 @@ class BandSeparator(nn.Module):
         consistent: bool = True,
         window: int = 512,
         hop: int = 256,
+        as_unseen: bool = True,
         dilations: tuple[int, ...] = (1, 2, 4, 8, 16),
         units: int = 0,
     ) -> None:
@@ -125,7 +127,12 @@ class BandSeparator(nn.Module):
         self.absent = AbsentLips(cue_channels)
         if visual_dim:
             self.lips = LipEncoder(
-                visual_dim, cue_channels, synchronous=synchronous, learnt=learnt, dropout=cue_dropout
+                visual_dim,
+                cue_channels,
+                synchronous=synchronous,
+                learnt=learnt,
+                dropout=cue_dropout,
+                as_unseen=as_unseen,
             )
             if anonymous_blocks:
                 self.matching = LipMatching(channels, num_bands, squeezed, self.lips.num_directions)

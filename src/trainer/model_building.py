@@ -38,7 +38,8 @@ def build_model(config: DictConfig, fits_lips: bool, logger: Logger) -> nn.Modul
             # Weights that were trained on a map of the same lips go with that map and no other.
             fits_lips = fits_lips and (MAP_OF_LIPS in new or not _same_lips(path, config.cache))
         if fits_lips:
-            fit_lips(model, config.datasets.root, config.cache)
+            speakers = config.datasets.get("train", {}).get("speakers")
+            fit_lips(model, config.datasets.root, config.cache, speakers)
     logger.info(f"{type(model).__name__}: {sum(p.numel() for p in model.parameters()):,} parameters")
     return model
 

@@ -2,14 +2,18 @@
 
 Lip embeddings tell whose face it is far more loudly than what is said, and a network trained on few faces learns the
 faces by heart. Canonical correlation analysis between lips and sound finds the few directions that move with the
-voice, in any face. They are fixed before training, so that there is nothing to memorise them with.
+voice, in any face. They are fixed before training, so that there is nothing to memorise them with. What they promise
+on the faces they were fitted to they do not keep on others; how much of it they keep is measured on the validation
+part, and in training the lips are made that much worse.
 
 Axes: F video frames, D lip embedding, P principal components, L frames of context, M mel bands, K components.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,6 +24,7 @@ from tqdm import tqdm
 
 from pipeline.audio_io import SAMPLE_RATE_HZ, read_audio
 from pipeline.cache import FeatureCache
+from pipeline.speakers import read_speakers
 from src.datasets.dynamic_mixing import voice_index
 from src.datasets.lips import FRAME_SAMPLES
 from src.datasets.mixture import mixture_index
@@ -43,18 +48,24 @@ class Synchrony:
         projection: (K, D, L), kernel of a convolution over lips less their mean over time; on the voices fitted to,
             every component has unit variance.
         correlations: (K,), of each component with the sound.
+        kept: (K,), share of each correlation that is left on voices not fitted to, 0 to 1.
     """
 
     projection: Tensor
     correlations: Tensor
+    kept: Tensor
 
 
-def fit_synchrony(pairs: Callable[[], Iterator[tuple[Tensor, Tensor]]], components: int) -> Synchrony:
+Pairs = Callable[[], Iterator[tuple[Tensor, Tensor, float]]]
+
+
+def fit_synchrony(pairs: Pairs, components: int, unseen: Pairs | None = None) -> Synchrony:
     """Canonical correlation analysis of lips in context with log-mel frames in context.
 
     Args:
-        pairs: called twice, yields (audio (T,) at 16 kHz, lips (F, D)) of each voice.
+        pairs: called twice, yields (audio (T,) at 16 kHz, lips (F, D), weight of a frame) of each voice.
         components: K.
+        unseen: the same of voices to measure on what is kept; None takes all as kept.
 
     Raises:
         ValueError: there are too few frames to fit.
@@ -63,61 +74,103 @@ def fit_synchrony(pairs: Callable[[], Iterator[tuple[Tensor, Tensor]]], componen
         Hotelling, "Relations between two sets of variates", 1936; for audio-visual synchrony Slaney and Covell,
         "FaceSync", 2000. Ridge as in Vinod, "Canonical ridge", 1976.
     """
-    covariance, num_frames = 0, 0
-    for _, lips in pairs():
+    covariance, total, num_frames = 0, 0.0, 0
+    for _, lips, weight in pairs():
         motion = _centred(lips)
-        covariance = covariance + motion.T @ motion
+        covariance = covariance + weight * motion.T @ motion
+        total += weight * len(motion)
         num_frames += len(motion)
     if num_frames < MIN_FRAMES:
         raise ValueError(
             f"{num_frames} frames of lips with voices are too few to fit the synchrony of lips and sound "
             f"({MIN_FRAMES} at least); set model.synchronous=0 and model.learnt=64"
         )
-    principal = _whitening(covariance / num_frames)  # (D, P)
-    blocks = dict.fromkeys(("lips", "sound", "cross"), 0)
-    for audio, lips in pairs():
-        x = _in_context(_centred(lips) @ principal)
-        y = _in_context(_centred(_log_mel(audio, len(lips))))
-        blocks["lips"] = blocks["lips"] + x.T @ x
-        blocks["sound"] = blocks["sound"] + y.T @ y
-        blocks["cross"] = blocks["cross"] + x.T @ y
-    lips_root, sound_root = (_cholesky(blocks[name] / num_frames) for name in ("lips", "sound"))
-    whitened = torch.linalg.solve_triangular(lips_root, blocks["cross"] / num_frames, upper=False)
+    principal = _whitening(covariance / total)  # (D, P)
+    lips, sound, cross = _covariances(pairs, principal)
+    lips_root, sound_root = _cholesky(lips), _cholesky(sound)
+    whitened = torch.linalg.solve_triangular(lips_root, cross, upper=False)
     whitened = torch.linalg.solve_triangular(sound_root, whitened.T, upper=False).T
-    directions, correlations, _ = torch.linalg.svd(whitened)
-    weights = torch.linalg.solve_triangular(lips_root.T, directions[:, :components], upper=True)  # (L P, K)
-    weights = weights.T.reshape(components, CONTEXT, -1) @ principal.T  # (K, L, D)
-    return Synchrony(weights.transpose(1, 2).float().contiguous(), correlations[:components].float())
+    of_lips, correlations, of_sound = torch.linalg.svd(whitened)
+    of_lips = torch.linalg.solve_triangular(lips_root.T, of_lips[:, :components], upper=True)  # (L P, K)
+    of_sound = torch.linalg.solve_triangular(sound_root.T, of_sound[:components].T, upper=True)  # (L M, K)
+    kept = torch.ones(components, dtype=torch.double)
+    if unseen is not None:
+        fitted, other = (
+            _correlations(of_lips, of_sound, _covariances(of_part, principal)) for of_part in (pairs, unseen)
+        )
+        kept = (other / fitted.clamp_min(1e-3)).clamp(0, 1)
+    projection = of_lips.T.reshape(components, CONTEXT, -1) @ principal.T  # (K, L, D)
+    return Synchrony(
+        projection.transpose(1, 2).float().contiguous(), correlations[:components].float(), kept.float()
+    )
 
 
-def fit_lips(model: nn.Module, root: str, cache: str) -> None:
+def _covariances(pairs: Pairs, principal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the lips (L P, L P), of the sound (L M, L M), and of both (L P, L M), each in context."""
+    lips, sound, cross, total = 0, 0, 0, 0.0
+    for audio, visual, weight in pairs():
+        x = _in_context(_centred(visual) @ principal)
+        y = _in_context(_centred(_log_mel(audio, len(visual))))
+        lips, sound, cross = lips + weight * x.T @ x, sound + weight * y.T @ y, cross + weight * x.T @ y
+        total += weight * len(x)
+    return lips / total, sound / total, cross / total
+
+
+def _correlations(of_lips: Tensor, of_sound: Tensor, covariances: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Of each component of the lips with its partner in the sound. Shape: (L P, K), (L M, K) -> (K,)."""
+    lips, sound, cross = covariances
+    variances = (of_lips * (lips @ of_lips)).sum(0) * (of_sound * (sound @ of_sound)).sum(0)
+    return (of_lips * (cross @ of_sound)).sum(0) / variances.sqrt()
+
+
+def fit_lips(model: nn.Module, root: str, cache: str, speakers: str | None = None) -> None:
     """Fit the fixed directions of a separator's lips (`BandSeparator.lips`) to the training voices.
 
-    A model that has none is left as it is.
+    What is kept of them is measured on the voices of the part "val", where they have enough frames with lips. With a
+    table of speakers (see `DynamicMixingDataset`) all speakers weigh the same, however much there is of each.
+
+    A model that has no such directions is left as it is.
     """
     encoder = getattr(model, "lips", None)
     if not isinstance(encoder, LipEncoder) or not len(encoder.synchrony):
         return
-    fitted = fit_synchrony(voices_with_lips(root, "train", cache), len(encoder.synchrony))
-    encoder.fit(fitted.projection)
-    shown = ", ".join(f"{value:.2f}" for value in fitted.correlations.tolist())
-    logger.info(f"Synchrony of lips and sound: canonical correlations {shown}")
+    unseen = voices_with_lips(root, "val", cache, speakers)
+    enough = sum(len(lips) for _, lips, _ in unseen()) >= MIN_FRAMES
+    pairs = voices_with_lips(root, "train", cache, speakers)
+    fitted = fit_synchrony(pairs, len(encoder.synchrony), unseen if enough else None)
+    encoder.fit(fitted.projection, fitted.kept)
+    shown = ", ".join(
+        f"{value:.2f} ({value * kept:.2f})"
+        for value, kept in zip(fitted.correlations.tolist(), fitted.kept.tolist())
+    )
+    logger.info(f"Synchrony of lips and sound: canonical correlations (what is kept on other voices) {shown}")
 
 
 def voices_with_lips(
-    root: str, part: str, cache: str, max_voices: int = MAX_VOICES
-) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
-    """Single voices of a part of a data set with their cached lips, as `fit_synchrony` takes them."""
-    features = FeatureCache(cache)
-    voices = [voice for voice in voice_index(mixture_index(root, part)[0]) if voice["id"] in features]
-    chosen: Sequence[dict] = voices[:: max(1, -(-len(voices) // max_voices))]
+    root: str, part: str, cache: str, speakers: str | None = None, max_voices: int = MAX_VOICES
+) -> Pairs:
+    """Single voices of a part of a data set with their cached lips, as `fit_synchrony` takes them.
 
-    def pairs() -> Iterator[tuple[Tensor, Tensor]]:
+    A part that does not exist has none.
+    """
+    features = FeatureCache(cache)
+    mixes = mixture_index(root, part)[0] if (Path(root) / "audio" / part).is_dir() else []
+    voices = [voice for voice in voice_index(mixes) if voice["id"] in features]
+    chosen: Sequence[dict] = voices[:: max(1, -(-len(voices) // max_voices))]
+    weights = dict.fromkeys((voice["id"] for voice in chosen), 1.0)
+    if speakers is not None:
+        names = read_speakers(speakers, weights)
+        frames = Counter()
+        for name in weights:
+            frames[names[name]] += features.num_frames(name)
+        weights = {name: 1 / frames[names[name]] for name in weights}
+
+    def pairs() -> Iterator[tuple[Tensor, Tensor, float]]:
         for voice in tqdm(
             chosen, desc="synchrony of lips and sound", unit="voice", leave=False, disable=None
         ):
             lips = torch.from_numpy(features[voice["id"]].astype(np.float32))
-            yield read_audio(voice["path"]), lips
+            yield read_audio(voice["path"]), lips, weights[voice["id"]]
 
     return pairs
 

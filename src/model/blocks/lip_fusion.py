@@ -37,12 +37,16 @@ class LipEncoder(nn.Module):
     fixed: a network that chooses its own directions on few faces recognises its training clips by them. With faces
     enough it may have some of its own beside them (`learnt`).
 
+    Directions are worth more on the faces that they were fitted to than on others. In training something of the lips of
+    another clip is put over each, of the same variance in sum, until it is worth as much as on others (`kept`).
+
     Args:
         visual_dim: D of the cached embedding.
         channels: V.
         synchronous: directions fixed before training; random ones until `fit` is called.
         learnt: directions learnt in training.
         dropout: share of cue channels dropped in training.
+        as_unseen: whether training lips are made as weak as those of other faces.
 
     Raises:
         ValueError: there are no directions.
@@ -51,14 +55,23 @@ class LipEncoder(nn.Module):
     CONTEXT = 5  # frames, of the fixed directions
 
     def __init__(
-        self, visual_dim: int, channels: int, *, synchronous: int, learnt: int, dropout: float
+        self,
+        visual_dim: int,
+        channels: int,
+        *,
+        synchronous: int,
+        learnt: int,
+        dropout: float,
+        as_unseen: bool = True,
     ) -> None:
         super().__init__()
         if synchronous + learnt < 1:
             raise ValueError("model.synchronous=0 and model.learnt=0: one of them must be positive")
         self.visual_dim, self.num_directions = visual_dim, synchronous + learnt
+        self.as_unseen = as_unseen
         fan_in = visual_dim * self.CONTEXT
         self.register_buffer("synchrony", torch.randn(synchronous, visual_dim, self.CONTEXT) / fan_in**0.5)
+        self.register_buffer("kept", torch.ones(synchronous))
         self.norm = nn.LayerNorm(visual_dim, elementwise_affine=False)
         self.project = nn.Linear(visual_dim, learnt) if learnt else None
         self.combine = nn.Linear(synchronous + learnt, channels)
@@ -66,10 +79,11 @@ class LipEncoder(nn.Module):
         self.context = nn.Conv1d(channels, channels, 5, padding=2)
         self.out = nn.Conv1d(channels, channels, 3, padding=1)
 
-    def fit(self, projection: Tensor) -> None:
-        """Fix the directions that move with the voice. Shape: (K, D, L), as `Synchrony.projection`."""
+    def fit(self, projection: Tensor, kept: Tensor) -> None:
+        """Fix the directions that move with the voice. Shape: (K, D, L), (K,), as in `Synchrony`."""
         assert projection.shape == self.synchrony.shape, (projection.shape, self.synchrony.shape)
         self.synchrony.copy_(projection)
+        self.kept.copy_(kept)
 
     def forward(self, visual: Tensor, num_frames: int, hop: int) -> tuple[Tensor, Tensor]:
         """Shape: visual (B, S, F, D) -> cue (B, S, N, V), directions (B, S, N, P).
@@ -86,7 +100,11 @@ class LipEncoder(nn.Module):
         parts = []
         if len(self.synchrony):
             fixed = functional.conv1d(motion.transpose(1, 2), self.synchrony, padding=self.CONTEXT // 2)
-            parts.append(fixed.transpose(1, 2))
+            fixed = fixed.transpose(1, 2)  # (B S, F, K)
+            if self.training and self.as_unseen:
+                # By two streams, which is another mixture.
+                fixed = self.kept * fixed + (1 - self.kept.square()).sqrt() * fixed.roll(visual.shape[1], 0)
+            parts.append(fixed)
         if self.project is not None:
             parts.append(self.project(self.norm(motion).to(self.project.weight.dtype)))
         directions = torch.cat(parts, dim=-1).to(self.combine.weight.dtype)

@@ -27,12 +27,12 @@ def voices(num: int, seed: int, *, moving: bool = True):
 
 
 def pairs(made):
-    return lambda: iter([(audio, lips) for audio, lips, _ in made])
+    return lambda: iter([(audio, lips, 1.0) for audio, lips, _ in made])
 
 
 def components(projection, lips):
     encoder = LipEncoder(DIM, 4, synchronous=len(projection), learnt=0, dropout=0.0)
-    encoder.fit(projection)
+    encoder.fit(projection, torch.ones(len(projection)))
     motion = (lips - lips.mean(0)).T[None]
     return torch.nn.functional.conv1d(motion, encoder.synchrony, padding=CONTEXT // 2)[0]
 
@@ -56,6 +56,38 @@ def test_components_have_unit_variance_and_are_uncorrelated():
     outputs = torch.cat([components(fitted.projection, lips) for _, lips, _ in made], dim=1)
     # The ridge takes a little of the variance.
     torch.testing.assert_close(outputs @ outputs.T / outputs.shape[1], torch.eye(3), atol=0.2, rtol=0)
+
+
+def test_a_speaker_heard_often_weighs_as_much_as_one_heard_rarely():
+    """Two faces move oppositely, one of them with twenty times the voices: balanced, no direction serves both."""
+    often = [(audio, -lips) for audio, lips, _ in voices(100, seed=4)]
+    rarely = [(audio, lips) for audio, lips, _ in voices(5, seed=5)]
+    alike = [(*voice, 1.0) for voice in [*often, *rarely]]
+    balanced = [(*voice, 1 / len(group)) for group in (often, rarely) for voice in group]
+    found = [fit_synchrony(lambda made=made: iter(made), 1).correlations[0] for made in (alike, balanced)]
+    assert found[0] > found[1] + 0.3, found
+
+
+def test_what_is_kept_of_the_correlation_is_measured_on_other_voices():
+    made = voices(40, seed=1)
+    assert fit_synchrony(pairs(made), 2).kept.tolist() == [1, 1]
+    same = fit_synchrony(pairs(made), 2, unseen=pairs(made))
+    torch.testing.assert_close(same.kept, torch.ones(2))
+    others = fit_synchrony(pairs(made), 2, unseen=pairs(voices(40, seed=2)))
+    assert others.kept[0] > 0.9
+    nothing = fit_synchrony(pairs(made), 2, unseen=pairs(voices(40, seed=2, moving=False)))
+    assert nothing.kept[0] < 0.2
+
+
+def test_training_lips_are_worth_as_much_as_those_of_other_faces():
+    encoder = LipEncoder(DIM, 4, synchronous=1, learnt=0, dropout=0.0)
+    encoder.fit(torch.randn(1, DIM, CONTEXT) / 10, torch.tensor([0.6]))
+    visual = torch.randn(200, 2, 40, DIM)
+    with torch.no_grad():
+        _, plain = encoder.eval()(visual, 40, 640)
+        _, worse = encoder.train()(visual, 40, 640)
+    assert correlation(plain.flatten(), worse.flatten()) == pytest.approx(0.6, abs=0.03)
+    assert (worse.std() / plain.std()).item() == pytest.approx(1, abs=0.03)
 
 
 def test_lips_that_do_not_go_with_the_voice_promise_nothing():
