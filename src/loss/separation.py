@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from src.metrics import functional as F
 
@@ -20,7 +21,14 @@ class SeparationLoss(nn.Module):
     would drown that of the rest. Computed in float32 whatever autocast says.
     """
 
-    def __init__(self, terms: Mapping[str, nn.Module], weights: Mapping[str, float], order: str = "fixed"):
+    def __init__(
+        self,
+        terms: Mapping[str, nn.Module],
+        weights: Mapping[str, float],
+        order: str = "fixed",
+        anonymous: float = 0.0,
+        matching: float = 0.0,
+    ):
         """
         Args:
             terms: named modules, called as ``term(estimate=, target=, lengths=)`` and returning one loss a
@@ -30,6 +38,10 @@ class SeparationLoss(nn.Module):
                 "fixed": estimate i is source i, for models that are told the order (by lips).
                 "pit": the order of least loss, found per item, for audio-only models.
                 "lips": fixed for every item that has at least one mouth, PIT for items that have none.
+            anonymous: factor of the same terms, in the order of least loss, for the estimates of voices that are not
+                yet matched to lips; of no effect on models that give none.
+            matching: factor of the cross-entropy of the order that such a model sees in the lips, that of least loss
+                being the right one.
 
         Raises:
             ValueError: an unknown order, no terms, or names of terms and weights that differ.
@@ -44,6 +56,7 @@ class SeparationLoss(nn.Module):
         self.terms = nn.ModuleDict(dict(terms))
         self.weights = dict(weights)
         self.order = order
+        self.anonymous, self.matching = anonymous, matching
 
     def forward(
         self,
@@ -52,11 +65,14 @@ class SeparationLoss(nn.Module):
         visual_mask: Tensor | None = None,
         lengths: Tensor | None = None,
         sources_mask: Tensor | None = None,
+        anonymous: Tensor | None = None,
+        order: Tensor | None = None,
         **batch,
     ) -> dict[str, Tensor]:
         """
         Shape:
-            estimates, sources (B, S, T)
+            estimates, sources, anonymous (B, S, T)
+            order (B,) log odds that the anonymous voices are in the order of the sources
             visual_mask (B, S) bool, True where the lips of a speaker exist; absent means no lips at all.
             Only the order "lips" reads it.
             lengths (B,) valid samples
@@ -79,12 +95,40 @@ class SeparationLoss(nn.Module):
             active = ~F.is_silent(sources, lengths=lengths)  # (B, S)
             if sources_mask is not None:
                 active = active & sources_mask
-            losses = {
-                name: _mean_where(term(estimate=estimates, target=sources, lengths=lengths), active)
-                for name, term in self.terms.items()
-            }
+            losses = self._terms(estimates, sources, active, lengths)
             total = sum(self.weights[name] * loss for name, loss in losses.items())
+            if anonymous is not None and (self.anonymous or self.matching):
+                extra = self._before_matching(anonymous.float(), order, sources, active, visual_mask, lengths)
+                total = total + self.anonymous * extra["anonymous"] + self.matching * extra["matching"]
+                losses |= extra
         return {"loss": total, **{f"{name}_loss": loss.detach() for name, loss in losses.items()}}
+
+    def _terms(
+        self, estimates: Tensor, sources: Tensor, active: Tensor, lengths: Tensor | None
+    ) -> dict[str, Tensor]:
+        return {
+            name: _mean_where(term(estimate=estimates, target=sources, lengths=lengths), active)
+            for name, term in self.terms.items()
+        }
+
+    def _before_matching(
+        self,
+        anonymous: Tensor,
+        order: Tensor,
+        sources: Tensor,
+        active: Tensor,
+        visual_mask: Tensor,
+        lengths: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """How well the voices were apart before the lips were matched to them, and how well they were matched."""
+        best = self._order_of_least_loss(anonymous, sources, lengths)
+        terms = self._terms(F.permute(anonymous, best), sources, active, lengths)
+        same = (best[:, 0] == 0).float()
+        entropy = functional.binary_cross_entropy_with_logits(order.float(), same, reduction="none")
+        return {
+            "anonymous": sum(self.weights[name] * loss for name, loss in terms.items()),
+            "matching": _mean_where(entropy, visual_mask.any(dim=1)),
+        }
 
     @torch.no_grad()
     def _order_of_least_loss(self, estimates: Tensor, sources: Tensor, lengths: Tensor | None) -> Tensor:

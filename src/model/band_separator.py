@@ -38,6 +38,11 @@ class LipCue(nn.Module):
         self.scale = nn.Linear(cue_channels, channels) if scales else None
         self.full_band = nn.Linear(cue_channels, full_band)
 
+    def begin_as_identity(self) -> None:
+        """Let the cue change nothing, as for a block that is added to a trained separator."""
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+
     def forward(self, embedding: Tensor, cue: Tensor) -> tuple[Tensor, Tensor]:
         """Shape: (B, N, K, C), cue (B, N, V) -> (B, N, K, C), (B, N, full_band)."""
         if self.scale is not None:
@@ -61,12 +66,14 @@ class BandSeparator(nn.Module):
         synchronous, learnt: directions of the lip embedding that are fitted before training and that are learnt in
             it, see `LipEncoder`.
         cue_dropout: dropout on the projected lip embedding in training.
+        as_unseen: training lips are made as weak as those of faces that the fitted directions were not fitted to.
         fusion: "scale_shift" or "shift": what the lips do to the channels of a voice block.
         deep_fusion: lips cue every voice block; False: the first one only.
         anonymous_blocks: voice blocks that run before the lips are matched to the voices, with learnt cues in place of
             lips; 0 matches nothing, and lips cue all blocks.
+        max_lag: STFT frames that the lips may be out of step with the voice; they are matched at all lags up to it and
+            brought into step. 0 takes them as they are.
         exchange: whether voices see each other between voice blocks.
-        as_unseen: training lips are made as weak as those of faces that the fitted directions were not fitted to.
         consistent: masks of the two voices sum to one, so that the estimates sum to the mixture.
         window, hop: STFT, in samples at 16 kHz.
         dilations: time dilation of one block after the other, shared ones first; repeated as often as needed.
@@ -91,14 +98,15 @@ class BandSeparator(nn.Module):
         synchronous: int = 8,
         learnt: int = 0,
         cue_dropout: float = 0.1,
+        as_unseen: bool = True,
         fusion: str = "scale_shift",
         deep_fusion: bool = True,
         anonymous_blocks: int = 1,
+        max_lag: int = 0,
         exchange: bool = True,
         consistent: bool = True,
         window: int = 512,
         hop: int = 256,
-        as_unseen: bool = True,
         dilations: tuple[int, ...] = (1, 2, 4, 8, 16),
         units: int = 0,
     ) -> None:
@@ -135,7 +143,7 @@ class BandSeparator(nn.Module):
                 as_unseen=as_unseen,
             )
             if anonymous_blocks:
-                self.matching = LipMatching(channels, num_bands, squeezed, self.lips.num_directions)
+                self.matching = LipMatching(channels, num_bands, squeezed, self.lips.num_directions, max_lag)
         self.cues = nn.ModuleList(
             LipCue(cue_channels, channels, num_bands * squeezed, scales=fusion == "scale_shift")
             for _ in range(voice_blocks if deep_fusion else 1)
@@ -160,7 +168,8 @@ class BandSeparator(nn.Module):
         Shape: mix (B, T), visual (B, S, F, D) or None, visual_mask (B, S) bool or None (all lips present)
         -> {"estimates": (B, S, T), "visual_mask": (B, S) bool}. The mask returned tells which lips were used: none
         in an audio-only separator, whatever the batch held, so that loss and metrics know whether the order
-        of the voices is given.
+        of the voices is given. Where lips are matched to voices, in training also {"anonymous": (B, S, T), estimates
+        out of what the voices are before that, and "order": (B,), log odds that their order is that of the lips}.
 
         Raises:
             ValueError: the lip embeddings are not `visual_dim` wide.
@@ -181,9 +190,15 @@ class BandSeparator(nn.Module):
             cue = torch.where(used[:, :, None, None], cue, absent)
         anonymous = self.absent(no_lips(mix))[:, :, None].expand(-1, -1, num_frames, -1)
         embedding = embedding[:, None].expand(-1, NUM_VOICES, -1, -1, -1)
+        outputs = {"visual_mask": used}
         for i, block in enumerate(self.voices):
             if i == self.anonymous_blocks and i and directions is not None:
-                embedding = self.matching(embedding, directions, used, SAMPLE_RATE_HZ / self.stft.hop)
+                evidence = self.matching.evidence(embedding, directions, used, SAMPLE_RATE_HZ / self.stft.hop)
+                if self.training:
+                    outputs["anonymous"] = self._decode(embedding, spectrum, mix.shape[-1]) * level[:, None]
+                    outputs["order"] = evidence.order
+                embedding = self.matching(embedding, evidence.order, used)
+                cue = torch.where(used[:, :, None, None], self.matching.in_step(cue, evidence.lags), cue)
             if self.exchange:
                 embedding = self.exchange[i](embedding)
             voices, full_band = embedding.flatten(0, 1), None
@@ -191,15 +206,19 @@ class BandSeparator(nn.Module):
                 now = anonymous if i < self.anonymous_blocks else cue
                 voices, full_band = self.cues[i](voices, now.flatten(0, 1))
             embedding = block(voices, full_band).unflatten(0, (size, NUM_VOICES))
-        values = self.decoder(self.norm(embedding).flatten(0, 1)).float().unflatten(0, (size, NUM_VOICES))
+        outputs["estimates"] = self._decode(embedding, spectrum, mix.shape[-1]) * level[:, None]
+        return outputs
+
+    def _decode(self, embedding: Tensor, spectrum: Tensor, num_samples: int) -> Tensor:
+        """Shape: embedding (B, S, N, K, C), complex spectrum (B, Q, N) -> (B, S, T) at the level of the spectrum."""
+        values = self.decoder(self.norm(embedding).flatten(0, 1)).float().unflatten(0, embedding.shape[:2])
         # Half the mixture each, plus what one voice has and the other lacks: masks sum to one in every bin
         # (mixture consistency, Wisdom et al. 2019, eq. 7, with equal weights), and untrained estimates are halves.
         if self.consistent:
             values = (values - values.flip(1)) / 2
         masks = torch.view_as_complex(values.contiguous()) + 0.5
-        with torch.autocast(mix.device.type, enabled=False):
-            estimates = self.stft.inverse(masks.transpose(-1, -2) * spectrum[:, None], mix.shape[-1])
-        return {"estimates": estimates * level[:, None], "visual_mask": used}
+        with torch.autocast(spectrum.device.type, enabled=False):
+            return self.stft.inverse(masks.transpose(-1, -2) * spectrum[:, None], num_samples)
 
     def __str__(self) -> str:
         """Layers, then the number of parameters."""

@@ -134,6 +134,9 @@ def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: str | Pa
 def start_from(model: nn.Module, path: str | Path) -> list[str]:
     """Take over from a checkpoint, or from the best one of a run, every weight of the same name and shape.
 
+    Blocks that the checkpoint knows nothing of begin as identity where they can, so that a deeper model begins as the
+    one it grew from (Chen et al., "Net2Net", 2016).
+
     Returns:
         Names of the model's weights that the checkpoint does not have.
 
@@ -150,4 +153,9 @@ def start_from(model: nn.Module, path: str | Path) -> list[str]:
             f"checkpoint {path}: none of its weights fits {type(model).__name__}; start from a run of the same model"
         )
     model.load_state_dict(fitting, strict=False)
+    for name, module in model.named_modules():
+        if hasattr(module, "begin_as_identity") and not any(
+            known.startswith(f"{name}.") for known in weights
+        ):
+            module.begin_as_identity()
     return [name for name in own if name not in fitting]

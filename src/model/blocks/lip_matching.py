@@ -1,10 +1,26 @@
-"""Which of two anonymous voices moves with whose lips.
+"""Which of two anonymous voices moves with whose lips, and by how much the lips lag.
 
-Axes: B batch, S = 2 voices, N STFT frames, K bands, C channels, P directions of the lips.
+Axes: B batch, S = 2 voices, N STFT frames, K bands, C channels, P directions of the lips, L lags.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What lips tell about voices.
+
+    Attributes:
+        order: (B,) log odds that voice i goes with lips i.
+        lags: (B, S, L) probability of each lag of lips s, earliest lips first; even where there are no lips.
+    """
+
+    order: Tensor
+    lags: Tensor
 
 
 class LipMatching(nn.Module):
@@ -13,35 +29,69 @@ class LipMatching(nn.Module):
     Who speaks is told by the whole recording, not by any stretch of it: what a voice does is summed up against what
     each pair of lips does over all frames, and the two orders are weighed by that. The lips enter as they are, without
     a weight of their own, so that there is nothing to learn faces by heart with. Swapping the lips swaps the voices.
+    Lips may be out of step with the sound: every lag up to a largest one is weighed, each pair of lips having its own,
+    and the odds of an order are those of its lags together.
 
     Args:
         channels: C.
         num_bands: K.
         squeezed: channels a band keeps in the description of the sound.
         lip_directions: P.
+        max_lag: STFT frames that lips may come early or late; L = 2 max_lag + 1.
         context: frames of sound around each that describe it.
     """
 
     def __init__(
-        self, channels: int, num_bands: int, squeezed: int, lip_directions: int, context: int = 11
+        self,
+        channels: int,
+        num_bands: int,
+        squeezed: int,
+        lip_directions: int,
+        max_lag: int = 0,
+        context: int = 11,
     ) -> None:
         super().__init__()
+        self.max_lag = max_lag
         self.norm = nn.LayerNorm(channels)
         self.squeeze = nn.Linear(channels, squeezed)
         self.sound = nn.Conv1d(num_bands * squeezed, lip_directions, context, padding=context // 2)
 
-    def evidence(self, voices: Tensor, lips: Tensor, used: Tensor, frames_per_second: float) -> Tensor:
-        """Log odds that voice i goes with lips i. Shape: voices (B, S, N, K, C), lips (B, S, N, P), used (B, S)
-        -> (B,)."""
+    def evidence(self, voices: Tensor, lips: Tensor, used: Tensor, frames_per_second: float) -> Evidence:
+        """Shape: voices (B, S, N, K, C), lips (B, S, N, P), used (B, S)."""
         vectors = self.squeeze(self.norm(voices)).flatten(3).flatten(0, 1)  # (B S, N, K q)
         sound = self.sound(vectors.transpose(1, 2)).unflatten(0, voices.shape[:2])  # (B, S, P, N)
         sound = sound - sound.mean(dim=-1, keepdim=True)
         lips = torch.where(used[:, :, None, None], lips - lips.mean(dim=2, keepdim=True), 0.0)
-        score = torch.einsum("bvnp,bspn->bvs", lips.float(), sound.float()) / frames_per_second
-        return score[:, 0, 0] + score[:, 1, 1] - score[:, 0, 1] - score[:, 1, 0]
+        later = self._at_lags(lips.float())  # (B, S, N, P, L)
+        score = torch.einsum("bvpn,bsnpl->bvsl", sound.float(), later) / frames_per_second
+        odds = score.logsumexp(dim=-1)
+        order = odds[:, 0, 0] + odds[:, 1, 1] - odds[:, 0, 1] - odds[:, 1, 0]
+        lags = score.softmax(dim=-1)
+        same = order.sigmoid()[:, None, None]
+        own, other = lags.diagonal(dim1=1, dim2=2), lags.flip(1).diagonal(dim1=1, dim2=2)  # (B, L, S)
+        return Evidence(order, (same * own + (1 - same) * other).transpose(1, 2))
 
-    def forward(self, voices: Tensor, lips: Tensor, used: Tensor, frames_per_second: float) -> Tensor:
-        """Shape: voices (B, S, N, K, C), lips (B, S, N, P), used (B, S) bool -> voices in the order of the lips."""
-        same = self.evidence(voices, lips, used, frames_per_second).sigmoid()
-        same = torch.where(used.any(dim=1), same, 1.0)[:, None, None, None, None].to(voices.dtype)
+    def in_step(self, lips: Tensor, lags: Tensor) -> Tensor:
+        """Lips brought into step with the sound. Shape: lips (B, S, N, V), lags (B, S, L) -> (B, S, N, V)."""
+        if not self.max_lag:
+            return lips
+        return torch.einsum("bsnvl,bsl->bsnv", self._at_lags(lips), lags.to(lips.dtype))
+
+    def _at_lags(self, lips: Tensor) -> Tensor:
+        """Lips moved by every lag against the sound, edge frames held. Shape: (B, S, N, V) -> (B, S, N, V, L).
+
+        The first of the L shows at each frame the lips max_lag frames before it: lips that came early are in step then.
+        """
+        if not self.max_lag:
+            return lips[..., None]
+        padded = functional.pad(lips.flatten(0, 1).transpose(1, 2), (self.max_lag,) * 2, mode="replicate")
+        moved = padded.unfold(2, 2 * self.max_lag + 1, 1)  # (B S, V, N, L)
+        return moved.transpose(1, 2).unflatten(0, lips.shape[:2])
+
+    def forward(self, voices: Tensor, order: Tensor, used: Tensor) -> Tensor:
+        """Voices in the order of the lips, in doubt something of both orders.
+
+        Shape: voices (B, S, N, K, C), order (B,) log odds, used (B, S) bool -> (B, S, N, K, C).
+        """
+        same = torch.where(used.any(dim=1), order.sigmoid(), 1.0)[:, None, None, None, None].to(voices.dtype)
         return same * voices + (1 - same) * voices.flip(1)

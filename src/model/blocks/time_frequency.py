@@ -90,6 +90,12 @@ class TimeFrequencyBlock(nn.Module):
         else:
             self.full_band = FullBandMixer(channels, num_bands, squeezed, dilation)
 
+    def begin_as_identity(self) -> None:
+        """Let the block change nothing, as for one that is added to a trained separator."""
+        for residual in (self.local.out, self.full_band.spread):
+            nn.init.zeros_(residual.weight)
+            nn.init.zeros_(residual.bias)
+
     def forward(self, embedding: Tensor, cue: Tensor | None = None) -> Tensor:
         """Shape: (B, N, K, C), cue (B, N, K * squeezed) -> (B, N, K, C)."""
         return self.full_band(self.local(embedding), cue)
@@ -102,6 +108,11 @@ class SpeakerExchange(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(channels)
         self.other = nn.Linear(channels, channels)
+
+    def begin_as_identity(self) -> None:
+        """Let the voices see nothing of each other, as between blocks added to a trained separator."""
+        nn.init.zeros_(self.other.weight)
+        nn.init.zeros_(self.other.bias)
 
     def forward(self, embedding: Tensor) -> Tensor:
         """Shape: (B, S=2, N, K, C) -> the same."""

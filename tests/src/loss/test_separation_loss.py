@@ -188,3 +188,63 @@ def test_all_loss_and_metric_configs_instantiate_and_run():
             chosen = instantiate(compose(overrides=[f"+metrics={name}", "metrics.order=pit"]).metrics)
             for metric in [*chosen["train"], *chosen["inference"]]:
                 assert metric.order == "pit" and metric(**batch) > 0
+
+
+class TestBeforeMatching:
+    """Anonymous voices, and the odds of their order by the lips."""
+
+    sources = randn(3, 2, 2000)
+    near = sources + 0.3 * randn(3, 2, 2000, seed=4)
+    anonymous = torch.stack([near[0], near[1].flip(0), near[2]])
+    mask = torch.tensor([[True, True], [False, True], [False, False]])
+    right = torch.tensor([3.0, -3.0, 0.0])
+
+    def loss(self, anonymous=0.5, matching=2.0):
+        terms = {"si_snr": NegativeSISNR()}
+        return SeparationLoss(terms, {"si_snr": 1.0}, order="lips", anonymous=anonymous, matching=matching)
+
+    def values(self, order, **factors):
+        return self.loss(**factors)(
+            self.near, self.sources, visual_mask=self.mask, anonymous=self.anonymous, order=order
+        )
+
+    def test_adds_both_to_the_loss(self):
+        values = self.values(self.right)
+        own = make_value(self.near, self.sources)
+        torch.testing.assert_close(values["anonymous_loss"], own)
+        expected = torch.nn.functional.softplus(torch.tensor(-3.0))
+        torch.testing.assert_close(values["matching_loss"], expected)
+        torch.testing.assert_close(values["loss"], own + 0.5 * own + 2 * expected)
+
+    def test_the_order_of_least_loss_is_the_right_one_and_mixtures_without_lips_have_none(self):
+        values = {name: self.values(order)["matching_loss"] for name, order in self.orders().items()}
+        assert values["right"] < values["unsure"] < values["one wrong"] < values["wrong"]
+        assert values["odd without lips"] == values["right"]
+
+    def orders(self):
+        return {
+            "right": self.right,
+            "unsure": torch.zeros(3),
+            "one wrong": torch.tensor([3.0, 3.0, 0.0]),
+            "wrong": -self.right,
+            "odd without lips": torch.tensor([3.0, -3.0, -50.0]),
+        }
+
+    def test_gradients_reach_the_order_and_the_anonymous_voices(self):
+        order, anonymous = torch.zeros(3, requires_grad=True), self.anonymous.clone().requires_grad_()
+        loss = self.loss()(self.near, self.sources, visual_mask=self.mask, anonymous=anonymous, order=order)[
+            "loss"
+        ]
+        loss.backward()
+        assert order.grad[0] < 0 < order.grad[1] and order.grad[2] == 0
+        assert (anonymous.grad.flatten(1).norm(dim=1) > 0).all()
+
+    def test_models_without_anonymous_voices_and_factors_of_zero_change_nothing(self):
+        plain = self.loss()(self.near, self.sources, visual_mask=self.mask)
+        assert set(plain) == {"loss", "si_snr_loss"}
+        off = self.values(self.right, anonymous=0.0, matching=0.0)
+        assert off["loss"] == plain["loss"]
+
+
+def make_value(estimates, sources):
+    return -F.si_snr(estimate=estimates, target=sources).mean()

@@ -88,8 +88,9 @@ def test_swapping_lips_swaps_voices(present):
     assert (straight[:, 0] - straight[:, 1]).abs().max() > 1e-3
 
 
-def test_absent_lips_are_not_looked_at():
-    model, mix, visual = small(), mixture(1, 16000), lips(frames=25)
+@pytest.mark.parametrize("max_lag", [0, 4])
+def test_absent_lips_are_not_looked_at(max_lag):
+    model, mix, visual = small(max_lag=max_lag), mixture(1, 16000), lips(frames=25)
     mask = torch.tensor([[True, False]])
     other = visual.clone()
     other[:, 1] = 1e3
@@ -171,6 +172,7 @@ def test_the_family_keeps_its_budgets(name, parameters, macs, visual_dim):
         {"fusion": "shift"},
         {"deep_fusion": False, "anonymous_blocks": 0},
         {"anonymous_blocks": 2},
+        {"max_lag": 4},
         {"units": 8},
     ],
     ids=str,
@@ -190,6 +192,20 @@ def test_what_ablations_change_keeps_the_contract(options):
 def test_blocks_without_lips_must_leave_one_that_has_them():
     with pytest.raises(ValueError, match=r"model\.anonymous_blocks=3: must be 0 to 2"):
         small(voice_blocks=3, anonymous_blocks=3)
+
+
+def test_voices_before_the_matching_are_told_in_training_alone():
+    model, mix, visual = small(), mixture(2, 8000), lips(2, 13)
+    outputs = model.train()(mix, visual)
+    assert outputs["anonymous"].shape == (2, 2, 8000) and outputs["order"].shape == (2,)
+    torch.testing.assert_close(outputs["anonymous"].sum(1), mix, atol=1e-6, rtol=0)
+    with torch.no_grad():
+        swapped = model(mix, visual.flip(1))
+    torch.testing.assert_close(swapped["anonymous"], outputs["anonymous"])  # no lips have been seen yet
+    torch.testing.assert_close(swapped["order"], -outputs["order"])
+    assert set(model(mix)) == {"estimates", "visual_mask"}
+    assert set(model.eval()(mix, visual)) == {"estimates", "visual_mask"}
+    assert set(small(anonymous_blocks=0).train()(mix, visual)) == {"estimates", "visual_mask"}
 
 
 def test_an_unknown_fusion_is_refused():

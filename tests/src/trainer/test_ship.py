@@ -102,3 +102,15 @@ def test_a_run_goes_before_the_weights_that_ship(tmp_path, monkeypatch):
     (tmp_path / "saved").mkdir()
     (tmp_path / "saved" / "separator").symlink_to(tmp_path)
     assert choose_checkpoint(None, None).resolve() == tmp_path / "best.pt"
+
+
+def test_a_deeper_separator_begins_as_the_one_it_grows_from(tmp_path):
+    model = trained(tmp_path)
+    grown = BandSeparator(**SIZES, voice_blocks=5).eval()
+    new = start_from(grown, tmp_path)
+    assert all(".3." in name or ".4." in name for name in new) and new
+    mix, lips = torch.randn(1, 8000), torch.randn(1, 2, 13, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(grown(mix, lips)["estimates"], model(mix, lips)["estimates"])
+    grown.train()(mix, lips)["estimates"][:, 0].square().sum().backward()
+    assert grown.voices[4].local.out.weight.grad.any() and grown.cues[4].scale.weight.grad.any()
