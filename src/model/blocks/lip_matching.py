@@ -32,6 +32,10 @@ class LipMatching(nn.Module):
     Lips may be out of step with the sound: every lag up to a largest one is weighed, each pair of lips having its own,
     and the odds of an order are those of its lags together.
 
+    A score is the log likelihood of lips m under the movement v that a voice lets expect, of Gaussian noise: m v - v^2 / 2
+    in units of the noise, up to what depends on the lips alone. With both mouths the square cancels; with one it keeps
+    the voice that moves more from looking the likelier one.
+
     Args:
         channels: C.
         num_bands: K.
@@ -55,6 +59,7 @@ class LipMatching(nn.Module):
         self.norm = nn.LayerNorm(channels)
         self.squeeze = nn.Linear(channels, squeezed)
         self.sound = nn.Conv1d(num_bands * squeezed, lip_directions, context, padding=context // 2)
+        self.log_noise = nn.Parameter(torch.zeros(lip_directions))  # variance of what the voice does not tell
 
     def evidence(self, voices: Tensor, lips: Tensor, used: Tensor, frames_per_second: float) -> Evidence:
         """Shape: voices (B, S, N, K, C), lips (B, S, N, P), used (B, S)."""
@@ -64,6 +69,10 @@ class LipMatching(nn.Module):
         lips = torch.where(used[:, :, None, None], lips - lips.mean(dim=2, keepdim=True), 0.0)
         later = self._at_lags(lips.float())  # (B, S, N, P, L)
         score = torch.einsum("bvpn,bsnpl->bvsl", sound.float(), later) / frames_per_second
+        square = (sound.float().square().sum(-1) * self.log_noise.float().exp()).sum(
+            -1
+        ) / frames_per_second  # (B, S)
+        score = score - (square[:, :, None] * used[:, None] / 2)[..., None]
         odds = score.logsumexp(dim=-1)
         order = odds[:, 0, 0] + odds[:, 1, 1] - odds[:, 0, 1] - odds[:, 1, 0]
         lags = score.softmax(dim=-1)

@@ -1,5 +1,7 @@
 """Anonymous voices come out in the order of the lips that move with them."""
 
+import math
+
 import pytest
 import torch
 
@@ -16,7 +18,8 @@ def make_matching(max_lag: int = 0) -> LipMatching:
         for parameter in block.parameters():
             parameter.zero_()
         block.squeeze.weight[0, 0] = 1
-        block.sound.weight[0, 0] = 10  # decided at once
+        block.sound.weight[0, 0] = 10  # decided at once,
+        block.log_noise.fill_(-math.log(10))  # for lips are taken to move by little else
     return block
 
 
@@ -112,6 +115,20 @@ def test_without_a_lag_late_lips_tell_nothing(matching):
     with torch.no_grad():
         in_step = order(matching, voices, lips, BOTH)
         assert abs(order(matching, voices, lips.roll(5, 2), BOTH)) < in_step / 4
+
+
+@pytest.mark.parametrize("present", [0, 1])
+def test_a_voice_that_moves_more_is_not_likelier_for_it(present):
+    """One mouth, whose voice moves as it does; the other voice moves four times as much, partly alike."""
+    voices, lips = moving()
+    voices[0, present, :, 0, 0] = lips[0, present, :, 0]
+    voices[0, 1 - present, :, 0, 0] = 4 * (0.5 * lips[0, present, :, 0] + torch.randn(FRAMES))
+    used = torch.zeros(1, 2, dtype=torch.bool)
+    used[0, present] = True
+    matching = make_matching()
+    with torch.no_grad():
+        assert order(matching, voices, lips, used) > 0
+        assert order(matching, voices.flip(1), lips, used) < 0
 
 
 def test_other_lips_do_not_need_to_be_there_for_a_lag_to_be_found():
