@@ -32,9 +32,9 @@ class LipMatching(nn.Module):
     Lips may be out of step with the sound: every lag up to a largest one is weighed, each pair of lips having its own,
     and the odds of an order are those of its lags together.
 
-    A score is the log likelihood of lips m under the movement v that a voice lets expect, of Gaussian noise: m v - v^2 / 2
-    in units of the noise, up to what depends on the lips alone. With both mouths the square cancels; with one it keeps
-    the voice that moves more from looking the likelier one.
+    A score is the log likelihood of lips m under the movement v that a voice lets expect, of Gaussian noise:
+    m v - v^2 / 2 in units of the noise, up to what depends on the lips alone. With both mouths the square cancels; with
+    one it keeps the voice that moves more from looking the likelier one.
 
     Args:
         channels: C.
