@@ -28,6 +28,7 @@ class SeparationLoss(nn.Module):
         order: str = "fixed",
         anonymous: float = 0.0,
         matching: float = 0.0,
+        contrast: float = 0.0,
     ):
         """
         Args:
@@ -42,6 +43,7 @@ class SeparationLoss(nn.Module):
                 yet matched to lips; of no effect on models that give none.
             matching: factor of the cross-entropy of the order that such a model sees in the lips, that of least loss
                 being the right one.
+            contrast: factor of the cross-entropy of a mouth's voice among all voices of the batch.
 
         Raises:
             ValueError: an unknown order, no terms, or names of terms and weights that differ.
@@ -56,7 +58,7 @@ class SeparationLoss(nn.Module):
         self.terms = nn.ModuleDict(dict(terms))
         self.weights = dict(weights)
         self.order = order
-        self.anonymous, self.matching = anonymous, matching
+        self.anonymous, self.matching, self.contrast = anonymous, matching, contrast
 
     def forward(
         self,
@@ -67,12 +69,14 @@ class SeparationLoss(nn.Module):
         sources_mask: Tensor | None = None,
         anonymous: Tensor | None = None,
         order: Tensor | None = None,
+        likelihood: Tensor | None = None,
         **batch,
     ) -> dict[str, Tensor]:
         """
         Shape:
             estimates, sources, anonymous (B, S, T)
             order (B,) log odds that the anonymous voices are in the order of the sources
+            likelihood (B S, B S) log likelihood of lips (columns) under anonymous voices (rows)
             visual_mask (B, S) bool, True where the lips of a speaker exist; absent means no lips at all.
             Only the order "lips" reads it.
             lengths (B,) valid samples
@@ -97,9 +101,15 @@ class SeparationLoss(nn.Module):
                 active = active & sources_mask
             losses = self._terms(estimates, sources, active, lengths)
             total = sum(self.weights[name] * loss for name, loss in losses.items())
-            if anonymous is not None and (self.anonymous or self.matching):
-                extra = self._before_matching(anonymous.float(), order, sources, active, visual_mask, lengths)
-                total = total + self.anonymous * extra["anonymous"] + self.matching * extra["matching"]
+            if anonymous is not None and (self.anonymous or self.matching or self.contrast):
+                best = self._order_of_least_loss(anonymous.float(), sources, lengths)
+                apart = self._terms(F.permute(anonymous.float(), best), sources, active, lengths)
+                extra = {
+                    "anonymous": sum(self.weights[name] * loss for name, loss in apart.items()),
+                    "matching": _order_entropy(order.float(), best, visual_mask),
+                    "contrast": _contrast(likelihood.float(), best, visual_mask),
+                }
+                total = total + sum(getattr(self, name) * loss for name, loss in extra.items())
                 losses |= extra
         return {"loss": total, **{f"{name}_loss": loss.detach() for name, loss in losses.items()}}
 
@@ -109,25 +119,6 @@ class SeparationLoss(nn.Module):
         return {
             name: _mean_where(term(estimate=estimates, target=sources, lengths=lengths), active)
             for name, term in self.terms.items()
-        }
-
-    def _before_matching(
-        self,
-        anonymous: Tensor,
-        order: Tensor,
-        sources: Tensor,
-        active: Tensor,
-        visual_mask: Tensor,
-        lengths: Tensor | None,
-    ) -> dict[str, Tensor]:
-        """How well the voices were apart before the lips were matched to them, and how well they were matched."""
-        best = self._order_of_least_loss(anonymous, sources, lengths)
-        terms = self._terms(F.permute(anonymous, best), sources, active, lengths)
-        same = (best[:, 0] == 0).float()
-        entropy = functional.binary_cross_entropy_with_logits(order.float(), same, reduction="none")
-        return {
-            "anonymous": sum(self.weights[name] * loss for name, loss in terms.items()),
-            "matching": _mean_where(entropy, visual_mask.any(dim=1)),
         }
 
     @torch.no_grad()
@@ -153,6 +144,21 @@ class SeparationLoss(nn.Module):
         order = self._order_of_least_loss(estimates, sources, lengths)
         fixed = torch.arange(estimates.shape[1], device=estimates.device)
         return F.permute(estimates, torch.where(permuted.unsqueeze(1), order, fixed))
+
+
+def _order_entropy(order: Tensor, best: Tensor, visual_mask: Tensor) -> Tensor:
+    """Cross-entropy of the order, over the mixtures with lips. Shape: (B,), (B, S), (B, S)."""
+    same = (best[:, 0] == 0).float()
+    entropy = functional.binary_cross_entropy_with_logits(order, same, reduction="none")
+    return _mean_where(entropy, visual_mask.any(dim=1))
+
+
+def _contrast(likelihood: Tensor, best: Tensor, visual_mask: Tensor) -> Tensor:
+    """Cross-entropy of the voice of each mouth among all of the batch. Shape: (B S, B S), (B, S), (B, S)."""
+    size, voices = best.shape
+    target = (torch.arange(size, device=best.device)[:, None] * voices + best).flatten()
+    entropy = functional.cross_entropy(likelihood.T, target, reduction="none")
+    return _mean_where(entropy, visual_mask.flatten())
 
 
 def _mean_where(values: Tensor, keep: Tensor) -> Tensor:

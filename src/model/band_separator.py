@@ -169,7 +169,8 @@ class BandSeparator(nn.Module):
         -> {"estimates": (B, S, T), "visual_mask": (B, S) bool}. The mask returned tells which lips were used: none
         in an audio-only separator, whatever the batch held, so that loss and metrics know whether the order
         of the voices is given. Where lips are matched to voices, in training also {"anonymous": (B, S, T), estimates
-        out of what the voices are before that, and "order": (B,), log odds that their order is that of the lips}.
+        out of what the voices are before that, "order": (B,), log odds that their order is that of the lips,
+        "likelihood": (B S, B S), log likelihood of all lips of the batch (columns) under all its voices (rows)}.
 
         Raises:
             ValueError: the lip embeddings are not `visual_dim` wide.
@@ -193,10 +194,12 @@ class BandSeparator(nn.Module):
         outputs = {"visual_mask": used}
         for i, block in enumerate(self.voices):
             if i == self.anonymous_blocks and i and directions is not None:
-                evidence = self.matching.evidence(embedding, directions, used, SAMPLE_RATE_HZ / self.stft.hop)
+                evidence = self.matching.evidence(
+                    embedding, directions, used, SAMPLE_RATE_HZ / self.stft.hop, across=self.training
+                )
                 if self.training:
                     outputs["anonymous"] = self._decode(embedding, spectrum, mix.shape[-1]) * level[:, None]
-                    outputs["order"] = evidence.order
+                    outputs |= {"order": evidence.order, "likelihood": evidence.likelihood}
                 embedding = self.matching(embedding, evidence.order, used)
                 cue = torch.where(used[:, :, None, None], self.matching.in_step(cue, evidence.lags), cue)
             if self.exchange:

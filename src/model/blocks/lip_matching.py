@@ -17,10 +17,13 @@ class Evidence:
     Attributes:
         order: (B,) log odds that voice i goes with lips i.
         lags: (B, S, L) probability of each lag of lips s, earliest lips first; even where there are no lips.
+        likelihood: (B S, B S) log likelihood of all lips of the batch (columns) under all its voices (rows), up to what
+            depends on the lips alone; None unless it was asked for.
     """
 
     order: Tensor
     lags: Tensor
+    likelihood: Tensor | None = None
 
 
 class LipMatching(nn.Module):
@@ -61,24 +64,37 @@ class LipMatching(nn.Module):
         self.sound = nn.Conv1d(num_bands * squeezed, lip_directions, context, padding=context // 2)
         self.log_noise = nn.Parameter(torch.zeros(lip_directions))  # variance of what the voice does not tell
 
-    def evidence(self, voices: Tensor, lips: Tensor, used: Tensor, frames_per_second: float) -> Evidence:
-        """Shape: voices (B, S, N, K, C), lips (B, S, N, P), used (B, S)."""
+    def evidence(
+        self, voices: Tensor, lips: Tensor, used: Tensor, frames_per_second: float, *, across: bool = False
+    ) -> Evidence:
+        """Shape: voices (B, S, N, K, C), lips (B, S, N, P), used (B, S). `across` asks for the likelihood."""
         vectors = self.squeeze(self.norm(voices)).flatten(3).flatten(0, 1)  # (B S, N, K q)
-        sound = self.sound(vectors.transpose(1, 2)).unflatten(0, voices.shape[:2])  # (B, S, P, N)
-        sound = sound - sound.mean(dim=-1, keepdim=True)
+        sound = self.sound(vectors.transpose(1, 2)).float()  # (B S, P, N)
         lips = torch.where(used[:, :, None, None], lips - lips.mean(dim=2, keepdim=True), 0.0)
-        later = self._at_lags(lips.float())  # (B, S, N, P, L)
-        score = torch.einsum("bvpn,bsnpl->bvsl", sound.float(), later) / frames_per_second
-        square = (sound.float().square().sum(-1) * self.log_noise.float().exp()).sum(
-            -1
-        ) / frames_per_second  # (B, S)
-        score = score - (square[:, :, None] * used[:, None] / 2)[..., None]
+        with torch.autocast(sound.device.type, enabled=False):
+            return self._weigh(sound, self._at_lags(lips.float()), used, frames_per_second, across)
+
+    def _weigh(
+        self, sound: Tensor, lips: Tensor, used: Tensor, frames_per_second: float, across: bool
+    ) -> Evidence:
+        """Shape: sound (B S, P, N), lips (B, S, N, P, L), used (B, S)."""
+        sound = sound - sound.mean(dim=-1, keepdim=True)
+        square = (sound.square().sum(-1) * self.log_noise.float().exp()).sum(-1) / 2  # (B S,)
+        product = torch.einsum("bvpn,bsnpl->bvsl", sound.unflatten(0, used.shape), lips)
+        square_where_used = square.unflatten(0, used.shape)[:, :, None] * used[:, None]  # (B, V, S)
+        score = (product - square_where_used[..., None]) / frames_per_second
         odds = score.logsumexp(dim=-1)
         order = odds[:, 0, 0] + odds[:, 1, 1] - odds[:, 0, 1] - odds[:, 1, 0]
         lags = score.softmax(dim=-1)
         same = order.sigmoid()[:, None, None]
         own, other = lags.diagonal(dim1=1, dim2=2), lags.flip(1).diagonal(dim1=1, dim2=2)  # (B, L, S)
-        return Evidence(order, (same * own + (1 - same) * other).transpose(1, 2))
+        lags = (same * own + (1 - same) * other).transpose(1, 2)
+        if not across:
+            return Evidence(order, lags)
+        product = torch.einsum("vpn,snpl->vsl", sound, lips.flatten(0, 1))
+        return Evidence(
+            order, lags, ((product - square[:, None, None]) / frames_per_second).logsumexp(dim=-1)
+        )
 
     def in_step(self, lips: Tensor, lags: Tensor) -> Tensor:
         """Lips brought into step with the sound. Shape: lips (B, S, N, V), lags (B, S, L) -> (B, S, N, V)."""

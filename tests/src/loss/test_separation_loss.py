@@ -199,22 +199,44 @@ class TestBeforeMatching:
     mask = torch.tensor([[True, True], [False, True], [False, False]])
     right = torch.tensor([3.0, -3.0, 0.0])
 
-    def loss(self, anonymous=0.5, matching=2.0):
-        terms = {"si_snr": NegativeSISNR()}
-        return SeparationLoss(terms, {"si_snr": 1.0}, order="lips", anonymous=anonymous, matching=matching)
+    # Lips (columns) of the first mixture, and the second of the second, under six voices.
+    likelihood = torch.zeros(6, 6)
+    likelihood[[0, 1, 2], [0, 1, 3]] = 4.0  # those of the second mixture come exchanged
 
-    def values(self, order, **factors):
+    def loss(self, anonymous=0.5, matching=2.0, contrast=0.1):
+        terms, factors = {"si_snr": NegativeSISNR()}, {"anonymous": anonymous, "matching": matching}
+        return SeparationLoss(terms, {"si_snr": 1.0}, order="lips", contrast=contrast, **factors)
+
+    def values(self, order, likelihood=likelihood, **factors):
         return self.loss(**factors)(
-            self.near, self.sources, visual_mask=self.mask, anonymous=self.anonymous, order=order
+            self.near,
+            self.sources,
+            visual_mask=self.mask,
+            anonymous=self.anonymous,
+            order=order,
+            likelihood=likelihood,
         )
 
-    def test_adds_both_to_the_loss(self):
+    def test_adds_all_to_the_loss(self):
         values = self.values(self.right)
         own = make_value(self.near, self.sources)
         torch.testing.assert_close(values["anonymous_loss"], own)
         expected = torch.nn.functional.softplus(torch.tensor(-3.0))
         torch.testing.assert_close(values["matching_loss"], expected)
-        torch.testing.assert_close(values["loss"], own + 0.5 * own + 2 * expected)
+        among = -torch.log_softmax(torch.tensor([4.0, 0, 0, 0, 0, 0]), 0)[0]
+        torch.testing.assert_close(values["contrast_loss"], among)
+        torch.testing.assert_close(values["loss"], own + 0.5 * own + 2 * expected + 0.1 * among)
+
+    def test_a_mouth_is_looked_for_among_all_voices_of_the_batch(self):
+        confused = self.likelihood.clone()
+        confused[4, 0] = 6  # a voice of the third mixture
+        assert (
+            self.values(self.right, confused)["contrast_loss"]
+            > self.values(self.right)["contrast_loss"] + 0.5
+        )
+        absent = self.likelihood.clone()
+        absent[:, [2, 4, 5]] = torch.randn(6, 3)  # columns of mouths that are not there
+        assert self.values(self.right, absent)["contrast_loss"] == self.values(self.right)["contrast_loss"]
 
     def test_the_order_of_least_loss_is_the_right_one_and_mixtures_without_lips_have_none(self):
         values = {name: self.values(order)["matching_loss"] for name, order in self.orders().items()}
@@ -232,17 +254,24 @@ class TestBeforeMatching:
 
     def test_gradients_reach_the_order_and_the_anonymous_voices(self):
         order, anonymous = torch.zeros(3, requires_grad=True), self.anonymous.clone().requires_grad_()
-        loss = self.loss()(self.near, self.sources, visual_mask=self.mask, anonymous=anonymous, order=order)[
-            "loss"
-        ]
-        loss.backward()
+        likelihood = self.likelihood.clone().requires_grad_()
+        values = self.loss()(
+            self.near,
+            self.sources,
+            visual_mask=self.mask,
+            anonymous=anonymous,
+            order=order,
+            likelihood=likelihood,
+        )
+        values["loss"].backward()
+        assert likelihood.grad[0, 0] < 0 < likelihood.grad[1, 0] and not likelihood.grad[:, 4].any()
         assert order.grad[0] < 0 < order.grad[1] and order.grad[2] == 0
         assert (anonymous.grad.flatten(1).norm(dim=1) > 0).all()
 
     def test_models_without_anonymous_voices_and_factors_of_zero_change_nothing(self):
         plain = self.loss()(self.near, self.sources, visual_mask=self.mask)
         assert set(plain) == {"loss", "si_snr_loss"}
-        off = self.values(self.right, anonymous=0.0, matching=0.0)
+        off = self.values(self.right, anonymous=0.0, matching=0.0, contrast=0.0)
         assert off["loss"] == plain["loss"]
 
 

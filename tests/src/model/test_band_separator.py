@@ -198,6 +198,13 @@ def test_voices_before_the_matching_are_told_in_training_alone():
     model, mix, visual = small(), mixture(2, 8000), lips(2, 13)
     outputs = model.train()(mix, visual)
     assert outputs["anonymous"].shape == (2, 2, 8000) and outputs["order"].shape == (2,)
+    likelihood = outputs["likelihood"]  # of the first mixture's mouths and the second's
+    assert likelihood.shape == (4, 4)
+    own = torch.stack([likelihood[:2, :2], likelihood[2:, 2:]]).diagonal(dim1=1, dim2=2).sum(1)
+    other = (
+        torch.stack([likelihood[:2, :2].flip(0), likelihood[2:, 2:].flip(0)]).diagonal(dim1=1, dim2=2).sum(1)
+    )
+    torch.testing.assert_close(own - other, outputs["order"])
     torch.testing.assert_close(outputs["anonymous"].sum(1), mix, atol=1e-6, rtol=0)
     with torch.no_grad():
         swapped = model(mix, visual.flip(1))
