@@ -99,7 +99,7 @@ OURS = {
     "small": Ours(
         "small.safetensors",
         "separator on sync_light",
-        "6dd5d075b59599771322c10dbe8922f6ee1899e133b2542669846b7306644896",
+        "582237734a8b8ca938e631dc9e1ceff77257b8a0d6ca7038fec308f2ae765f41",
     ),
 }
 
