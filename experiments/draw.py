@@ -109,7 +109,13 @@ def plot(experiment: dict, results: dict[tuple[str, str], Row], path: Path) -> N
 
     shown = [key for name in experiment["rows"] for key in results if key[0] == name]
     figure, axes = pyplot.subplots(figsize=(8, 0.4 + 0.3 * len(shown)), layout="constrained")
-    colours = {"given": "tab:blue", "swapped": "tab:red", "none": "tab:gray"}
+    colours = {
+        "given": "tab:blue",
+        "swapped": "tab:red",
+        "first": "tab:green",
+        "second": "tab:olive",
+        "none": "tab:gray",
+    }
     for place, key in enumerate(shown):
         means = results[key].seed_means()
         axes.barh(place, statistics.fmean(means), color=colours[key[1]], alpha=0.4)
