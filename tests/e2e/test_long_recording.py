@@ -82,4 +82,5 @@ def test_windows_score_like_the_whole(work, lips):
     print(f"lips {lips}: whole {whole:.2f} dB, windows {windows:.2f} dB")
     if lips == "given":
         assert whole > 3, f"{whole:.1f} dB: it has not learnt to separate, so this would show nothing"
-    assert windows > whole - 0.2
+    # A window finds the order and the lag of its lips by itself, with less to go by than a minute.
+    assert windows > whole - 0.5
