@@ -58,7 +58,7 @@ class SeparationLoss(nn.Module):
         self.terms = nn.ModuleDict(dict(terms))
         self.weights = dict(weights)
         self.order = order
-        self.anonymous, self.matching, self.contrast = anonymous, matching, contrast
+        self.before_matching = {"anonymous": anonymous, "matching": matching, "contrast": contrast}
 
     def forward(
         self,
@@ -78,7 +78,7 @@ class SeparationLoss(nn.Module):
             order (B,) log odds that the anonymous voices are in the order of the sources
             likelihood (B S, B S) log likelihood of lips (columns) under anonymous voices (rows)
             visual_mask (B, S) bool, True where the lips of a speaker exist; absent means no lips at all.
-            Only the order "lips" reads it.
+            The order "lips" and the losses before the matching read it.
             lengths (B,) valid samples
             sources_mask (B, S) bool, True where a true voice exists; the others are left out like silent ones
 
@@ -101,7 +101,7 @@ class SeparationLoss(nn.Module):
                 active = active & sources_mask
             losses = self._terms(estimates, sources, active, lengths)
             total = sum(self.weights[name] * loss for name, loss in losses.items())
-            if anonymous is not None and (self.anonymous or self.matching or self.contrast):
+            if anonymous is not None and any(self.before_matching.values()):
                 best = self._order_of_least_loss(anonymous.float(), sources, lengths)
                 apart = self._terms(F.permute(anonymous.float(), best), sources, active, lengths)
                 extra = {
@@ -109,7 +109,7 @@ class SeparationLoss(nn.Module):
                     "matching": _order_entropy(order.float(), best, visual_mask),
                     "contrast": _contrast(likelihood.float(), best, visual_mask),
                 }
-                total = total + sum(getattr(self, name) * loss for name, loss in extra.items())
+                total = total + sum(self.before_matching[name] * loss for name, loss in extra.items())
                 losses |= extra
         return {"loss": total, **{f"{name}_loss": loss.detach() for name, loss in losses.items()}}
 

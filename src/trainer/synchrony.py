@@ -63,9 +63,9 @@ def fit_synchrony(pairs: Pairs, components: int, unseen: Pairs | None = None) ->
     """Canonical correlation analysis of lips in context with log-mel frames in context.
 
     Args:
-        pairs: called twice, yields (audio (T,) at 16 kHz, lips (F, D), weight of a frame) of each voice.
+        pairs: called twice, each time yields (audio (T,) at 16 kHz, lips (F, D), weight of a frame) of each voice.
         components: K.
-        unseen: the same of voices to measure on what is kept; None takes all as kept.
+        unseen: the same of voices to measure on what is kept; None, or too few frames, take all as kept.
 
     Raises:
         ValueError: there are too few frames to fit.
@@ -86,7 +86,7 @@ def fit_synchrony(pairs: Pairs, components: int, unseen: Pairs | None = None) ->
             f"({MIN_FRAMES} at least); set model.synchronous=0 and model.learnt=64"
         )
     principal = _whitening(covariance / total)  # (D, P)
-    lips, sound, cross = _covariances(pairs, principal)
+    covariances = lips, sound, cross = _covariances(pairs, principal)
     lips_root, sound_root = _cholesky(lips), _cholesky(sound)
     whitened = torch.linalg.solve_triangular(lips_root, cross, upper=False)
     whitened = torch.linalg.solve_triangular(sound_root, whitened.T, upper=False).T
@@ -94,25 +94,26 @@ def fit_synchrony(pairs: Pairs, components: int, unseen: Pairs | None = None) ->
     of_lips = torch.linalg.solve_triangular(lips_root.T, of_lips[:, :components], upper=True)  # (L P, K)
     of_sound = torch.linalg.solve_triangular(sound_root.T, of_sound[:components].T, upper=True)  # (L M, K)
     kept = torch.ones(components, dtype=torch.double)
-    if unseen is not None:
-        fitted, other = (
-            _correlations(of_lips, of_sound, _covariances(of_part, principal)) for of_part in (pairs, unseen)
-        )
-        kept = (other / fitted.clamp_min(1e-3)).clamp(0, 1)
+    if unseen is not None and (other := _covariances(unseen, principal)) is not None:
+        fitted, left = (_correlations(of_lips, of_sound, of_part) for of_part in (covariances, other))
+        kept = (left / fitted.clamp_min(1e-3)).clamp(0, 1)
     projection = of_lips.T.reshape(components, CONTEXT, -1) @ principal.T  # (K, L, D)
     return Synchrony(
         projection.transpose(1, 2).float().contiguous(), correlations[:components].float(), kept.float()
     )
 
 
-def _covariances(pairs: Pairs, principal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the lips (L P, L P), of the sound (L M, L M), and of both (L P, L M), each in context."""
-    lips, sound, cross, total = 0, 0, 0, 0.0
+def _covariances(pairs: Pairs, principal: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Of the lips (L P, L P), of the sound (L M, L M), and of both (L P, L M), each in context; None for too few."""
+    lips, sound, cross, total, num_frames = 0, 0, 0, 0.0, 0
     for audio, visual, weight in pairs():
         x = _in_context(_centred(visual) @ principal)
         y = _in_context(_centred(_log_mel(audio, len(visual))))
         lips, sound, cross = lips + weight * x.T @ x, sound + weight * y.T @ y, cross + weight * x.T @ y
         total += weight * len(x)
+        num_frames += len(x)
+    if num_frames < MIN_FRAMES:
+        return None
     return lips / total, sound / total, cross / total
 
 
@@ -134,10 +135,8 @@ def fit_lips(model: nn.Module, root: str, cache: str, speakers: str | None = Non
     encoder = getattr(model, "lips", None)
     if not isinstance(encoder, LipEncoder) or not len(encoder.synchrony):
         return
-    unseen = voices_with_lips(root, "val", cache, speakers)
-    enough = sum(len(lips) for _, lips, _ in unseen()) >= MIN_FRAMES
-    pairs = voices_with_lips(root, "train", cache, speakers)
-    fitted = fit_synchrony(pairs, len(encoder.synchrony), unseen if enough else None)
+    seen, unseen = (voices_with_lips(root, part, cache, speakers) for part in ("train", "val"))
+    fitted = fit_synchrony(seen, len(encoder.synchrony), unseen)
     encoder.fit(fitted.projection, fitted.kept)
     shown = ", ".join(
         f"{value:.2f} ({value * kept:.2f})"

@@ -73,6 +73,7 @@ def test_what_is_kept_of_the_correlation_is_measured_on_other_voices():
     assert fit_synchrony(pairs(made), 2).kept.tolist() == [1, 1]
     same = fit_synchrony(pairs(made), 2, unseen=pairs(made))
     torch.testing.assert_close(same.kept, torch.ones(2))
+    assert fit_synchrony(pairs(made), 2, unseen=pairs([])).kept.tolist() == [1, 1]
     others = fit_synchrony(pairs(made), 2, unseen=pairs(voices(40, seed=2)))
     assert others.kept[0] > 0.9
     nothing = fit_synchrony(pairs(made), 2, unseen=pairs(voices(40, seed=2, moving=False)))
