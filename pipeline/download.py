@@ -99,7 +99,7 @@ OURS = {
     "small": Ours(
         "small.safetensors",
         "separator on sync_light",
-        "582237734a8b8ca938e631dc9e1ceff77257b8a0d6ca7038fec308f2ae765f41",
+        "4bead94f6eb013cab9988060926d0dddac427e0184a8a85d8a03ea10da57c0b7",
     ),
 }
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from src.model.blocks.absent_lips import AbsentLips
-from src.model.blocks.band_split import BandDecoder, BandEncoder, BandGather
+from src.model.blocks.band_split import BandDecoder, BandEncoder
 from src.model.blocks.lip_fusion import LipEncoder
 from src.model.blocks.lip_matching import LipMatching
 from src.model.blocks.stft import Stft
@@ -73,6 +73,7 @@ class BandSeparator(nn.Module):
             lips; 0 matches nothing, and lips cue all blocks.
         max_lag: STFT frames that the lips may be out of step with the voice; they are matched at all lags up to it and
             brought into step. 0 takes them as they are.
+        matching_channels: width of the network that tells the movement of the lips from the voice; 0 is a linear map.
         exchange: whether voices see each other between voice blocks.
         consistent: masks of the two voices sum to one, so that the estimates sum to the mixture.
         window, hop: STFT, in samples at 16 kHz.
@@ -103,6 +104,7 @@ class BandSeparator(nn.Module):
         deep_fusion: bool = True,
         anonymous_blocks: int = 1,
         max_lag: int = 0,
+        matching_channels: int = 0,
         exchange: bool = True,
         consistent: bool = True,
         window: int = 512,
@@ -120,8 +122,7 @@ class BandSeparator(nn.Module):
             raise ValueError(f"model.fusion={fusion}: choose one of {', '.join(FUSIONS)}")
         self.visual_dim, self.anonymous_blocks, self.consistent = visual_dim, anonymous_blocks, consistent
         self.stft = Stft(window, hop)
-        gather = BandGather(self.stft.num_bins, num_bands)
-        self.encoder = BandEncoder(gather, num_features=3, channels=channels)
+        self.encoder = BandEncoder(self.stft.num_bins, num_bands, num_features=3, channels=channels)
 
         blocks = [
             TimeFrequencyBlock(channels, num_bands, squeezed, dilations[i % len(dilations)], units)
@@ -143,13 +144,15 @@ class BandSeparator(nn.Module):
                 as_unseen=as_unseen,
             )
             if anonymous_blocks:
-                self.matching = LipMatching(channels, num_bands, squeezed, self.lips.num_directions, max_lag)
+                self.matching = LipMatching(
+                    channels, num_bands, squeezed, self.lips.num_directions, max_lag, matching_channels
+                )
         self.cues = nn.ModuleList(
             LipCue(cue_channels, channels, num_bands * squeezed, scales=fusion == "scale_shift")
             for _ in range(voice_blocks if deep_fusion else 1)
         )
         self.norm = nn.LayerNorm(channels)
-        self.decoder = BandDecoder(gather, channels, num_values=2)
+        self.decoder = BandDecoder(self.stft.num_bins, num_bands, channels, num_values=2)
 
     @staticmethod
     def features(spectrum: Tensor) -> Tensor:
@@ -180,7 +183,7 @@ class BandSeparator(nn.Module):
             spectrum = self.stft(unit.float())
             features = self.features(spectrum)
         size, num_frames = features.shape[:2]
-        embedding = self.encoder(features.to(self.encoder.weight.dtype))
+        embedding = self.encoder(features.to(self.norm.weight.dtype))
         for block in self.shared:
             embedding = block(embedding)
         used = lips_used(visual, visual_mask, mix) if self.visual_dim else no_lips(mix)

@@ -33,47 +33,18 @@ def erb_band_edges(num_bins: int, num_bands: int, sample_rate_hz: int = 16000) -
     return [*edges, num_bins]
 
 
-class BandGather(nn.Module):
-    """Index tables between bins and bands padded to the widest band."""
-
-    def __init__(self, num_bins: int, num_bands: int) -> None:
-        super().__init__()
-        edges = erb_band_edges(num_bins, num_bands)
-        widths = [high - low for low, high in pairwise(edges)]
-        self.num_bands, self.width = num_bands, max(widths)
-        bins = torch.zeros(num_bands, self.width, dtype=torch.long)
-        used = torch.zeros(num_bands, self.width, dtype=torch.bool)
-        for band, (low, width) in enumerate(zip(edges, widths)):
-            bins[band, :width] = torch.arange(low, low + width)
-            used[band, :width] = True
-        self.register_buffer("bins", bins.flatten(), persistent=False)
-        self.register_buffer("used", used.float()[..., None], persistent=False)
-        self.register_buffer("slots", used.flatten().nonzero()[:, 0], persistent=False)
-
-    def to_bands(self, bins: Tensor) -> Tensor:
-        """Shape: (B, N, Q, P) -> (B, N, K, W, P), zeros where a band is narrower than W."""
-        gathered = bins.index_select(2, self.bins)
-        return gathered.unflatten(2, (self.num_bands, self.width)) * self.used.to(bins.dtype)
-
-    def to_bins(self, bands: Tensor) -> Tensor:
-        """Shape: (B, N, K, W, P) -> (B, N, Q, P)."""
-        return bands.flatten(2, 3).index_select(2, self.slots)
-
-
 class BandEncoder(nn.Module):
-    """One linear map per band from its bins to C channels, all bands in one batched product."""
+    """One linear map per band from its bins to C channels."""
 
-    def __init__(self, gather: BandGather, num_features: int, channels: int) -> None:
+    def __init__(self, num_bins: int, num_bands: int, num_features: int, channels: int) -> None:
         super().__init__()
-        self.gather = gather
-        fan_in = gather.width * num_features
-        self.weight = nn.Parameter(torch.randn(gather.num_bands, fan_in, channels) / math.sqrt(fan_in))
-        self.bias = nn.Parameter(torch.zeros(gather.num_bands, channels))
+        self.widths = [high - low for low, high in pairwise(erb_band_edges(num_bins, num_bands))]
+        self.bands = nn.ModuleList(nn.Linear(width * num_features, channels) for width in self.widths)
 
     def forward(self, features: Tensor) -> Tensor:
         """Shape: (B, N, Q, P) -> (B, N, K, C)."""
-        bands = self.gather.to_bands(features).flatten(-2)
-        return torch.einsum("bnkw,kwc->bnkc", bands, self.weight) + self.bias
+        bands = features.split(self.widths, dim=2)
+        return torch.stack([linear(bins.flatten(2)) for linear, bins in zip(self.bands, bands)], dim=2)
 
 
 class BandDecoder(nn.Module):
@@ -82,13 +53,15 @@ class BandDecoder(nn.Module):
     Starts at zero, so that what is decoded before training is exactly zero.
     """
 
-    def __init__(self, gather: BandGather, channels: int, num_values: int) -> None:
+    def __init__(self, num_bins: int, num_bands: int, channels: int, num_values: int) -> None:
         super().__init__()
-        self.gather, self.num_values = gather, num_values
-        self.weight = nn.Parameter(torch.zeros(gather.num_bands, channels, gather.width * num_values))
-        self.bias = nn.Parameter(torch.zeros(gather.num_bands, gather.width * num_values))
+        self.num_values = num_values
+        widths = [high - low for low, high in pairwise(erb_band_edges(num_bins, num_bands))]
+        self.bands = nn.ModuleList(nn.Linear(channels, width * num_values) for width in widths)
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, embedding: Tensor) -> Tensor:
         """Shape: (B, N, K, C) -> (B, N, Q, P)."""
-        bands = torch.einsum("bnkc,kcw->bnkw", embedding, self.weight) + self.bias
-        return self.gather.to_bins(bands.unflatten(-1, (self.gather.width, self.num_values)))
+        bins = [linear(band) for linear, band in zip(self.bands, embedding.unbind(2))]
+        return torch.cat(bins, dim=-1).unflatten(-1, (-1, self.num_values))

@@ -26,6 +26,32 @@ class Evidence:
     likelihood: Tensor | None = None
 
 
+class MovementFromSound(nn.Module):
+    """What a linear map of the sound does not tell of the movement of the lips: two convolutions along time.
+
+    Args:
+        features: of a frame of the sound.
+        hidden: channels between.
+        lip_directions: P.
+        context: frames of the first convolution.
+    """
+
+    def __init__(self, features: int, hidden: int, lip_directions: int, context: int) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(features, hidden, context, padding=context // 2)
+        self.second = nn.Conv1d(hidden, hidden, 5, padding=2)
+        self.out = nn.Conv1d(hidden, lip_directions, 1)
+
+    def begin_as_identity(self) -> None:
+        """Let it add nothing, as where it joins a trained linear map."""
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, sound: Tensor) -> Tensor:
+        """Shape: (B, features, N) -> (B, P, N)."""
+        return self.out(functional.silu(self.second(functional.silu(self.first(sound)))))
+
+
 class LipMatching(nn.Module):
     """Puts two anonymous voices into the order of the lips.
 
@@ -45,6 +71,7 @@ class LipMatching(nn.Module):
         squeezed: channels a band keeps in the description of the sound.
         lip_directions: P.
         max_lag: STFT frames that lips may come early or late; L = 2 max_lag + 1.
+        hidden: channels of the network that adds to the linear map from the sound to the movement; 0 is the map alone.
         context: frames of sound around each that describe it.
     """
 
@@ -55,24 +82,29 @@ class LipMatching(nn.Module):
         squeezed: int,
         lip_directions: int,
         max_lag: int = 0,
+        hidden: int = 0,
         context: int = 11,
     ) -> None:
         super().__init__()
         self.max_lag = max_lag
         self.norm = nn.LayerNorm(channels)
         self.squeeze = nn.Linear(channels, squeezed)
-        self.sound = nn.Conv1d(num_bands * squeezed, lip_directions, context, padding=context // 2)
+        features = num_bands * squeezed
+        self.sound = nn.Conv1d(features, lip_directions, context, padding=context // 2)
+        self.more = MovementFromSound(features, hidden, lip_directions, context) if hidden else None
         self.log_noise = nn.Parameter(torch.zeros(lip_directions))  # variance of what the voice does not tell
 
     def evidence(
         self, voices: Tensor, lips: Tensor, used: Tensor, frames_per_second: float, *, across: bool = False
     ) -> Evidence:
         """Shape: voices (B, S, N, K, C), lips (B, S, N, P), used (B, S). `across` asks for the likelihood."""
-        vectors = self.squeeze(self.norm(voices)).flatten(3).flatten(0, 1)  # (B S, N, K q)
-        sound = self.sound(vectors.transpose(1, 2)).float()  # (B S, P, N)
+        vectors = self.squeeze(self.norm(voices)).flatten(3).flatten(0, 1).transpose(1, 2)  # (B S, K q, N)
+        sound = self.sound(vectors)  # (B S, P, N)
+        if self.more is not None:
+            sound = sound + self.more(vectors)
         lips = torch.where(used[:, :, None, None], lips - lips.mean(dim=2, keepdim=True), 0.0)
         with torch.autocast(sound.device.type, enabled=False):
-            return self._weigh(sound, self._at_lags(lips.float()), used, frames_per_second, across)
+            return self._weigh(sound.float(), self._at_lags(lips.float()), used, frames_per_second, across)
 
     def _weigh(
         self, sound: Tensor, lips: Tensor, used: Tensor, frames_per_second: float, across: bool
@@ -100,7 +132,11 @@ class LipMatching(nn.Module):
         """Lips brought into step with the sound. Shape: lips (B, S, N, V), lags (B, S, L) -> (B, S, N, V)."""
         if not self.max_lag:
             return lips
-        return torch.einsum("bsnvl,bsl->bsnv", self._at_lags(lips), lags.to(lips.dtype))
+        padded = self._padded(lips).transpose(
+            0, 1
+        )  # (V, B S, N + L - 1): a filter of its own for each of the lips
+        moved = functional.conv1d(padded, lags.to(lips.dtype).flatten(0, 1)[:, None], groups=padded.shape[1])
+        return moved.permute(1, 2, 0).unflatten(0, lips.shape[:2])
 
     def _at_lags(self, lips: Tensor) -> Tensor:
         """Lips moved by every lag against the sound, edge frames held. Shape: (B, S, N, V) -> (B, S, N, V, L).
@@ -109,9 +145,12 @@ class LipMatching(nn.Module):
         """
         if not self.max_lag:
             return lips[..., None]
-        padded = functional.pad(lips.flatten(0, 1).transpose(1, 2), (self.max_lag,) * 2, mode="replicate")
-        moved = padded.unfold(2, 2 * self.max_lag + 1, 1)  # (B S, V, N, L)
+        moved = self._padded(lips).unfold(2, 2 * self.max_lag + 1, 1)  # (B S, V, N, L)
         return moved.transpose(1, 2).unflatten(0, lips.shape[:2])
+
+    def _padded(self, lips: Tensor) -> Tensor:
+        """Edge frames held for the largest lag. Shape: (B, S, N, V) -> (B S, V, N + L - 1)."""
+        return functional.pad(lips.flatten(0, 1).transpose(1, 2), (self.max_lag,) * 2, mode="replicate")
 
     def forward(self, voices: Tensor, order: Tensor, used: Tensor) -> Tensor:
         """Voices in the order of the lips, in doubt something of both orders.
