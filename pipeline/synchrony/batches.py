@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.draw import uniform
+from pipeline.interpolation import between_frames
 from pipeline.mouths import MEAN, STD
 from pipeline.synchrony.augment import MouthAugment, SoundAugment
 from pipeline.synchrony.clips import Clip, ClipStore
@@ -105,17 +106,9 @@ def stretch(
     # In video frames: frame k covers k to k + 1, mel frame m is centred at m / 4.
     at = start + speed * (torch.arange(num_frames) + 0.5)
     at_mel = start + speed * (torch.arange(num_frames * MEL_PER_FRAME) + 0.5) / MEL_PER_FRAME
-    return _at(frames, at - 0.5), _at(mel.T, at_mel * MEL_PER_FRAME).T
+    return between_frames(frames, at - 0.5), between_frames(mel, at_mel * MEL_PER_FRAME, dim=1)
 
 
 def network_input(mouths: Tensor) -> Tensor:
     """Shape: intensities 0..255 (B, F, H, W) -> normalised (B, 1, F, H, W)."""
     return ((mouths / 255 - MEAN) / STD)[:, None]
-
-
-def _at(values: Tensor, places: Tensor) -> Tensor:
-    places = places.clamp(0, len(values) - 1)
-    left = places.floor().long()
-    share = (places - left).reshape(-1, *[1] * (values.dim() - 1))
-    right = (left + 1).clamp(max=len(values) - 1)
-    return values[left] * (1 - share) + values[right] * share

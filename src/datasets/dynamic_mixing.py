@@ -15,9 +15,10 @@ from tqdm import tqdm
 
 from pipeline.audio_io import SAMPLE_RATE_HZ, audio_info, read_audio
 from pipeline.draw import chance, checked_probability, checked_range, integer, uniform
+from pipeline.interpolation import between_frames
 from pipeline.speakers import read_speakers
 from src.datasets.base_dataset import BaseDataset
-from src.datasets.lips import FRAME_SAMPLES, CachedLips, fit_frames
+from src.datasets.lips import FRAME_SAMPLES, CachedLips
 from src.datasets.mixture import mixture_index, require_complete
 
 logger = logging.getLogger(__name__)
@@ -159,6 +160,7 @@ class DynamicMixingDataset(BaseDataset):
         lips_wanted = self._lips is not None and not chance(self._no_lips_share)
         pair = self._draw_pair(lips_wanted)
         num_frames = -(-self._segment // FRAME_SAMPLES)
+        centres = torch.arange(num_frames) + 0.5
         voices = torch.zeros(2, self._segment)
         visual = None if self._lips is None else torch.zeros(2, num_frames, self._lips.dim)
         visual_mask = torch.zeros(2, dtype=torch.bool)
@@ -175,8 +177,8 @@ class DynamicMixingDataset(BaseDataset):
             if lips_wanted and self._lips.has(voice["id"], voice["mouth"]):
                 lips = self._voice_lips(number)
                 # A video that ends before the crop begins leaves its last frame.
-                lips = lips[min(first_frame, len(lips) - 1) :].astype(np.float32)
-                visual[row] = torch.from_numpy(fit_frames(_played(lips, speed), num_frames))
+                lips = torch.from_numpy(lips[min(first_frame, len(lips) - 1) :].astype(np.float32))
+                visual[row] = between_frames(lips, (centres * speed) / _NORMAL_SPEED - 0.5)
                 visual_mask[row] = True
             for transform in self._voice_transforms:
                 voices[row] = transform(voices[row])
@@ -242,18 +244,6 @@ def _twentieths(speed: float) -> int:
     if parts <= 0 or abs(parts - speed * _NORMAL_SPEED) > 1e-6:
         raise ValueError(f"speeds: {speed} must be positive and a multiple of {1 / _NORMAL_SPEED}")
     return parts
-
-
-def _played(lips: np.ndarray, speed: int) -> np.ndarray:
-    """Lips at a speed in twentieths, interpolated linearly. Shape: (F, D) -> (about F / speed, D)."""
-    if speed == _NORMAL_SPEED:
-        return lips
-    pace = speed / _NORMAL_SPEED
-    centres = np.arange(max(1, int(len(lips) / pace))) + 0.5
-    places = np.clip(centres * pace - 0.5, 0, len(lips) - 1)
-    left = places.astype(np.int64)
-    share = (places - left).astype(lips.dtype)[:, None]
-    return lips[left] * (1 - share) + lips[np.minimum(left + 1, len(lips) - 1)] * share
 
 
 def mix_pair(voices: torch.Tensor, level_db: float) -> torch.Tensor:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.interpolation import between_frames
+
 SAMPLES_PER_VIDEO_FRAME = 640  # 16 kHz over 25 fps
 
 
@@ -19,14 +21,8 @@ def resample_to_frames(visual: Tensor, num_frames: int, hop: int) -> Tensor:
 
     Shape: (B, F, V) -> (B, N, V).
     """
-    last = visual.shape[1] - 1
     samples = torch.arange(num_frames, device=visual.device) * hop
-    position = (samples - SAMPLES_PER_VIDEO_FRAME / 2) / SAMPLES_PER_VIDEO_FRAME
-    position = position.clamp(0, last)
-    left = position.floor().long()
-    share = (position - left).to(visual.dtype)[:, None]
-    right = (left + 1).clamp(max=last)
-    return visual[:, left] * (1 - share) + visual[:, right] * share
+    return between_frames(visual, (samples - SAMPLES_PER_VIDEO_FRAME / 2) / SAMPLES_PER_VIDEO_FRAME, dim=1)
 
 
 class LipEncoder(nn.Module):

@@ -1,0 +1,24 @@
+"""Values between frames, along time."""
+
+import torch
+from torch import Tensor
+
+
+def between_frames(frames: Tensor, places: Tensor, dim: int = 0) -> Tensor:
+    """Linear interpolation of frames, the first and the last one held beyond the ends.
+
+    Args:
+        frames: F of them along `dim`, of any further shape.
+        places: (N,), in frames: 0 is the first one, 1.5 lies between the second and the third.
+        dim: axis of the frames, counted from the front.
+
+    Returns:
+        N frames along `dim`, in floating point.
+    """
+    last = frames.shape[dim] - 1
+    places = places.clamp(0, last)
+    left = places.floor().long()
+    kind = frames.dtype if frames.is_floating_point() else torch.float32
+    share = (places - left).to(kind).reshape(-1, *[1] * (frames.dim() - dim - 1))
+    right = (left + 1).clamp(max=last)
+    return frames.index_select(dim, left) * (1 - share) + frames.index_select(dim, right) * share
