@@ -1,7 +1,9 @@
 """Draw the tables and plots of an experiment from its results: `python experiments/draw.py experiments/ablations.yaml`.
 
-Writes `experiments/results/<experiment>.md` and `.png`. Every difference is paired: the same test speakers, separated
-by both rows, averaged over the seeds; its interval is a bootstrap over the speakers.
+Writes `experiments/results/<experiment>.md` and `.png`; where the experiment names `sweeps` (rows that are one model at
+several rates), also `_scores.csv` with each model's best, which `profile_model.py scores=` takes. Every difference is
+paired: the same test speakers, separated by both rows, averaged over the seeds; its interval is a bootstrap over the
+speakers.
 """
 
 import argparse
@@ -102,6 +104,25 @@ def table(experiment: dict, results: dict[tuple[str, str], Row]) -> str:
     return "\n".join(lines)
 
 
+def best_of_sweeps(experiment: dict, results: dict[tuple[str, str], Row]) -> dict[str, float]:
+    """SI-SNRi of every model of the experiment's `sweeps` by its best row, with the lips as given."""
+    best = {}
+    for model, rows in experiment["sweeps"].items():
+        done = [results[row, "given"].mean() for row in rows if (row, "given") in results]
+        if done:
+            best[model] = max(done)
+    return best
+
+
+def write_scores(path: Path, scores: dict[str, float]) -> None:
+    """As `profile_model.py` reads them."""
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerows(
+            [("model", "si_snri"), *((model, f"{score:.2f}") for model, score in scores.items())]
+        )
+
+
 def plot(experiment: dict, results: dict[tuple[str, str], Row], path: Path) -> None:
     """One dot a seed and a bar for the mean, by row and use of lips."""
     matplotlib.use("Agg")
@@ -137,6 +158,8 @@ def main() -> None:
     text = f"{experiment['about'].strip()}\n\n{table(experiment, results)}\n"
     (RESULTS / f"{options.experiment.stem}.md").write_text(text)
     plot(experiment, results, RESULTS / f"{options.experiment.stem}.png")
+    if "sweeps" in experiment:
+        write_scores(RESULTS / f"{options.experiment.stem}_scores.csv", best_of_sweeps(experiment, results))
     print(text)
 
 

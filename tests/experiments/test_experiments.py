@@ -95,6 +95,11 @@ def test_differences_are_paired_by_speaker(tmp_path):
     assert draw.difference(results["bare", "given"], results["whole", "given"]) == pytest.approx((-0.5,) * 3)
     text = draw.table(EXPERIMENT, results)
     assert "| bare | exchange? | given | 2 | 80 | +2.15 (+2.10, +2.20) | -0.50 [-0.50, -0.50] |" in text
+    sweeps = {"sweeps": {"ours": ["bare", "whole"], "theirs": ["bare", "not_run"], "neither": ["not_run"]}}
+    scores = draw.best_of_sweeps(sweeps, results)
+    assert scores == pytest.approx({"ours": 2.65, "theirs": 2.15})
+    draw.write_scores(tmp_path / "scores.csv", scores)
+    assert (tmp_path / "scores.csv").read_text() == "model,si_snri\nours,2.65\ntheirs,2.15\n"
     draw.plot(EXPERIMENT, results, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1000
 
@@ -107,6 +112,7 @@ def test_every_row_composes(path):
 
     experiment = OmegaConf.to_container(OmegaConf.load(path))
     assert experiment["reference"] in experiment["rows"]
+    assert {row for rows in experiment.get("sweeps", {}).values() for row in rows} <= set(experiment["rows"])
     for row in experiment["rows"].values():
         assert row["asks"]
         compose("train", *experiment["common"], *row.get("options", []))
