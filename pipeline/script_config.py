@@ -9,6 +9,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pipeline.freed_memory import keep_freed_memory
+
 USAGE_ERROR = 2
 _SHOWS_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
@@ -55,6 +57,7 @@ def usage_errors(script: str) -> Iterator[None]:
 
 def run_script(main: Callable[[], None], script: str) -> None:
     """Run a script's Hydra entry point, so that an option that does not exist is a usage error too."""
+    keep_freed_memory()
     # Hydra itself would end a misspelt option and a defect of the program alike, in exit code 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:

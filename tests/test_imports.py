@@ -23,7 +23,7 @@ ALLOWED = {
     "loss": {"utils", "metrics"},
     "trainer": {"utils", "transforms", "model", "metrics", "logger", "datasets", "loss"},
 }
-MAY_USE_PIPELINE = {"datasets", "trainer", "metrics", "transforms", "utils", "logger"}
+MAY_USE_PIPELINE = {"datasets", "model", "trainer", "metrics", "transforms", "utils", "logger"}
 
 
 def imported(path: Path) -> set[str]:
