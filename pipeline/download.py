@@ -99,7 +99,7 @@ OURS = {
     "small": Ours(
         "small.safetensors",
         "separator on sync_light",
-        "4bead94f6eb013cab9988060926d0dddac427e0184a8a85d8a03ea10da57c0b7",
+        "8a0dead5dca5d376342178c1f21d21bf93405ca6e19995dead9e0b695f1ebe3e",
     ),
 }
 
