@@ -12,10 +12,10 @@ import torch
 from pipeline.freed_memory import keep_freed_memory
 
 kept = sys.argv[1] == "keep" and keep_freed_memory()
-for _ in range(3):
+for _ in range(40):  # the heap grows a few times before a freed block fits the next tensor with its alignment
     torch.zeros(12 * 2**20)  # 48 MB; what glibc keeps by itself is 32 MB at most
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
+for _ in range(20):
     torch.zeros(12 * 2**20)
 print(int(kept), resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
@@ -36,8 +36,8 @@ def test_a_tensor_takes_no_new_pages_once_one_of_its_size_was_freed():
     if not kept:
         pytest.skip("this C library has no mallopt")
     tensor = 48 * 2**20 // os.sysconf("SC_PAGE_SIZE")
-    assert pages <= 2 * tensor  # the heap may grow once more
-    assert pages_taken("give back")[1] >= 10 * tensor
+    assert pages < tensor
+    assert pages_taken("give back")[1] >= 20 * tensor
 
 
 def test_what_the_user_chose_stands():

@@ -136,8 +136,7 @@ def test_macs_of_the_default_separator_equal_the_sum_of_its_layers():
     """2 s at hop 256 are 127 frames; 24 bands of 48 channels; 2 shared blocks, 3 for each of two voices."""
     model = BandSeparator().eval()
     count = count_macs(lambda: model(rand(1, 32_000), rand(1, 2, 50, 512)))
-    frames, bands, channels, full_band, cue = 127, 24, 48, 24 * 6, 64
-    width = model.encoder.gather.width
+    frames, bins, bands, channels, full_band, cue = 127, 257, 24, 48, 24 * 6, 64
     blocks, voice_blocks = 2 + 2 * 3, 2 * 3
     places = frames * bands
     by_hand = {
@@ -147,8 +146,8 @@ def test_macs_of_the_default_separator_equal_the_sum_of_its_layers():
         "full-band convolution, gate": blocks * frames * full_band * full_band * (3 + 1),
         "exchange": voice_blocks * places * channels * channels,
         "cues": voice_blocks * frames * cue * (2 * channels + full_band),
-        "encoder": places * width * 3 * channels,
-        "decoder": 2 * places * channels * width * 2,
+        "encoder": frames * bins * 3 * channels,
+        "decoder": 2 * frames * channels * bins * 2,
         # An 11-frame description of each voice after the first block, and its product with each pair of lips.
         "matching": 2 * (places * channels * 6 + frames * full_band * 11 * 8) + 4 * frames * 8,
         "lips": 2 * 50 * (8 * 512 * 5 + cue * 8 + cue * cue * (5 + 3)),
