@@ -251,7 +251,7 @@ def test_memory_and_sweeps_of_a_profile(composed):
     subjects = find_subjects(
         models="audio_only", checkpoints=[], lip_reader="lrw_snv05x_tcn1x", overrides=overrides
     )
-    report = profile_models(subjects, devices=["cpu"], seconds=8, warmup=0, repeats=1, length_sweep=[8, 32])
+    report = profile_models(subjects, devices=["cpu"], seconds=8, warmup=1, repeats=1, length_sweep=[8, 32])
     (profile,), (again, point) = report.profiles, report.sweep
     assert list(profile.sizes) == list(profile.costs["cpu"]) == [SEPARATOR]
     costs = profile.costs["cpu"][SEPARATOR]
