@@ -15,8 +15,8 @@ _QUINTIC = (3.4445, -4.7750, 2.0315)
 class Muon(Optimizer):
     """Every direction of a weight matrix learns equally fast, however little of the gradient lies in it.
 
-    Matrices are the parameters with two axes or more; of a convolution the first axis against all others, of a stack
-    of matrices (`stacked`) each on its own. The update's size is that of AdamW, so that rates carry over.
+    Matrices are the parameters with two axes or more; of a convolution the first axis against all others. The update's
+    size is that of AdamW, so that rates carry over.
 
     Args:
         params: parameters, in any order.
@@ -25,8 +25,6 @@ class Muon(Optimizer):
         betas: of AdamW.
         weight_decay: decoupled, of matrices.
         iterations: of the orthogonalisation.
-        stacked: parameters with three axes whose last size exceeds this are stacks of matrices (bands), those
-            with shorter last axes are kernels of convolutions.
 
     Reference:
         Jordan et al., "Muon", 2024; update size after Liu et al., "Muon is scalable for LLM training", 2025, eq. 4.
@@ -40,7 +38,6 @@ class Muon(Optimizer):
         betas: tuple[float, float] = (0.9, 0.98),
         weight_decay: float = 0.01,
         iterations: int = 5,
-        stacked: int = 15,
     ) -> None:
         params = list(params)
         matrices = [parameter for parameter in params if parameter.ndim >= 2]
@@ -48,7 +45,7 @@ class Muon(Optimizer):
         shared = {"lr": lr, "momentum": momentum, "betas": tuple(betas), "weight_decay": weight_decay}
         groups = [{"params": matrices, "matrices": True}, {"params": others, "matrices": False}]
         super().__init__([group for group in groups if group["params"]], shared)
-        self._iterations, self._stacked = iterations, stacked
+        self._iterations = iterations
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
@@ -65,20 +62,14 @@ class Muon(Optimizer):
                 state["momentum"] = torch.zeros_like(parameter)
             state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
             direction = parameter.grad.lerp(state["momentum"], group["momentum"])  # Nesterov
-            matrix = self._as_matrices(direction)
-            by_shape[tuple(matrix.shape[1:])].append((parameter, matrix))
+            matrix = direction.flatten(1)
+            by_shape[tuple(matrix.shape)].append((parameter, matrix))
         for (rows, columns), members in by_shape.items():
-            updates = orthogonal(torch.cat([matrix for _, matrix in members]), self._iterations)
+            updates = orthogonal(torch.stack([matrix for _, matrix in members]), self._iterations)
             scale = 0.2 * max(rows, columns) ** 0.5
-            pieces = updates.split([len(matrix) for _, matrix in members])
-            for (parameter, _), update in zip(members, pieces):
+            for (parameter, _), update in zip(members, updates):
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.add_(update.reshape(parameter.shape), alpha=-group["lr"] * scale)
-
-    def _as_matrices(self, values: Tensor) -> Tensor:
-        if values.ndim == 3 and values.shape[-1] > self._stacked:
-            return values
-        return values.flatten(1)[None]
 
     def _adamw(self, group: dict[str, Any], trained: list[Tensor]) -> None:
         first, second = group["betas"]

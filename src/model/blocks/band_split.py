@@ -33,12 +33,17 @@ def erb_band_edges(num_bins: int, num_bands: int, sample_rate_hz: int = 16000) -
     return [*edges, num_bins]
 
 
+def band_widths(num_bins: int, num_bands: int) -> list[int]:
+    """Bins of each of the bands of `erb_band_edges`."""
+    return [high - low for low, high in pairwise(erb_band_edges(num_bins, num_bands))]
+
+
 class BandEncoder(nn.Module):
     """One linear map per band from its bins to C channels."""
 
     def __init__(self, num_bins: int, num_bands: int, num_features: int, channels: int) -> None:
         super().__init__()
-        self.widths = [high - low for low, high in pairwise(erb_band_edges(num_bins, num_bands))]
+        self.widths = band_widths(num_bins, num_bands)
         self.bands = nn.ModuleList(nn.Linear(width * num_features, channels) for width in self.widths)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -56,7 +61,7 @@ class BandDecoder(nn.Module):
     def __init__(self, num_bins: int, num_bands: int, channels: int, num_values: int) -> None:
         super().__init__()
         self.num_values = num_values
-        widths = [high - low for low, high in pairwise(erb_band_edges(num_bins, num_bands))]
+        widths = band_widths(num_bins, num_bands)
         self.bands = nn.ModuleList(nn.Linear(channels, width * num_values) for width in widths)
         for parameter in self.parameters():
             nn.init.zeros_(parameter)

@@ -50,15 +50,27 @@ def test_it_learns_and_goes_on_where_it_stopped():
         assert torch.equal(own, other)
 
 
-def test_bands_are_matrices_of_their_own():
-    """The gradient of one band changes that band alone."""
-    stack = nn.Parameter(torch.zeros(3, 20, 24))
-    optimizer = Muon([stack], lr=1.0, weight_decay=0.0)
-    stack.grad = torch.zeros_like(stack)
-    stack.grad[1] = torch.randn(20, 24)
+@pytest.mark.parametrize("shape", [(8, 1, 16), (8, 4, 3), (8, 2, 3, 3)])
+def test_the_filters_of_a_convolution_are_one_matrix_however_long_they_are(shape):
+    kernel = nn.Parameter(torch.zeros(shape))
+    optimizer = Muon([kernel], lr=1.0, weight_decay=0.0, iterations=8)
+    kernel.grad = torch.randn(shape, generator=torch.manual_seed(0))
     optimizer.step()
-    assert stack[1].abs().mean() > 0.1
-    assert not stack[0].any() and not stack[2].any()
+    columns = kernel[0].numel()
+    values = torch.linalg.svdvals(kernel.detach().flatten(1)) / (0.2 * max(8, columns) ** 0.5)
+    assert values.min() > 0.6 and values.max() < 1.3
+
+
+def test_matrices_of_one_shape_do_not_mix():
+    """They go through the orthogonalisation together, each on its own."""
+    bands = [nn.Parameter(torch.zeros(20, 24)) for _ in range(3)]
+    optimizer = Muon(bands, lr=1.0, weight_decay=0.0)
+    for band in bands:
+        band.grad = torch.zeros_like(band)
+    bands[1].grad = torch.randn(20, 24)
+    optimizer.step()
+    assert bands[1].abs().mean() > 0.1
+    assert not bands[0].any() and not bands[2].any()
 
 
 def test_what_has_no_gradient_stays():
