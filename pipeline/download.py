@@ -99,7 +99,7 @@ OURS = {
     "small": Ours(
         "small.safetensors",
         "separator on sync_light",
-        "8a0dead5dca5d376342178c1f21d21bf93405ca6e19995dead9e0b695f1ebe3e",
+        "34d9959d993f8ed0fdac4c44058b6fc1dcb4784b921cadae0209f7561bb7c6f1",
     ),
 }
 

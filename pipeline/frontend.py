@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from pipeline.bfloat16 import has_bfloat16
 from pipeline.cache import FeatureCache, describe_difference
 from pipeline.lipreading import NETWORKS, LipReader
 from pipeline.lipreading.resnet import ResNet18Trunk
@@ -319,15 +320,4 @@ def _choose_dtype(name: str, device: torch.device, reader: LipReader, features: 
     # Error of bfloat16 on real mouths with seeded weights, as RMS relative to the embedding (and to its variation):
     # ResNet 1.7 % (7 %), ShuffleNet 6 % (26 %) for little gain in speed, dense temporal trunk on a ResNet 30 % (52 %).
     pays = isinstance(reader.trunk, ResNet18Trunk) and features == "frontend"
-    return "bfloat16" if pays and _has_bfloat16(device) else "float32"
-
-
-def _has_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware multiplies in bfloat16 (an emulation is slower than float32)."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:  # not Linux
-        return False
-    return "amx_bf16" in flags or "avx512_bf16" in flags
+    return "bfloat16" if pays and has_bfloat16(device) else "float32"

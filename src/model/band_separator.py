@@ -1,7 +1,7 @@
 """Band-split separator of two voices in one pass, cued by lips or by nothing.
 
 STFT -> band split -> shared audio blocks -> anonymous voice blocks -> matching of voices to lips -> voice blocks cued
-by lips, with exchange -> complex mask per voice under mixture consistency -> inverse STFT.
+by lips, with exchange -> mask per voice under mixture consistency -> inverse STFT.
 
 Axes: B batch, S = 2 voices, T samples, F video frames, D lip embedding, N STFT frames, Q bins, K bands,
 C channels.
@@ -76,6 +76,7 @@ class BandSeparator(nn.Module):
         matching_channels: width of the network that tells the movement of the lips from the voice; 0 is a linear map.
         exchange: whether voices see each other between voice blocks.
         consistent: masks of the two voices sum to one, so that the estimates sum to the mixture.
+        complex_masks: masks have an imaginary part, and may turn the phase of the mixture.
         window, hop: STFT, in samples at 16 kHz.
         dilations: time dilation of one block after the other, shared ones first; repeated as often as needed.
         units: of a bidirectional LSTM along time in place of the full-band convolution; 0 is the convolution.
@@ -107,6 +108,7 @@ class BandSeparator(nn.Module):
         matching_channels: int = 0,
         exchange: bool = True,
         consistent: bool = True,
+        complex_masks: bool = False,
         window: int = 512,
         hop: int = 256,
         dilations: tuple[int, ...] = (1, 2, 4, 8, 16),
@@ -152,7 +154,11 @@ class BandSeparator(nn.Module):
             for _ in range(voice_blocks if deep_fusion else 1)
         )
         self.norm = nn.LayerNorm(channels)
-        self.decoder = BandDecoder(self.stft.num_bins, num_bands, channels, num_values=2)
+        decoders = [
+            BandDecoder(self.stft.num_bins, num_bands, channels, bias=not consistent)
+            for _ in range(1 + complex_masks)
+        ]
+        self.decoder, self.imaginary = decoders[0], decoders[1] if complex_masks else None
 
     @staticmethod
     def features(spectrum: Tensor) -> Tensor:
@@ -217,12 +223,15 @@ class BandSeparator(nn.Module):
 
     def _decode(self, embedding: Tensor, spectrum: Tensor, num_samples: int) -> Tensor:
         """Shape: embedding (B, S, N, K, C), complex spectrum (B, Q, N) -> (B, S, T) at the level of the spectrum."""
-        values = self.decoder(self.norm(embedding).flatten(0, 1)).float().unflatten(0, embedding.shape[:2])
+        embedding = self.norm(embedding).flatten(0, 1)
+        masks = self.decoder(embedding).float() + 0.5
+        if self.imaginary is not None:
+            masks = torch.complex(masks, self.imaginary(embedding).float())
+        masks = masks.unflatten(0, (-1, NUM_VOICES))
         # Half the mixture each, plus what one voice has and the other lacks: masks sum to one in every bin
         # (mixture consistency, Wisdom et al. 2019, eq. 7, with equal weights), and untrained estimates are halves.
         if self.consistent:
-            values = (values - values.flip(1)) / 2
-        masks = torch.view_as_complex(values.contiguous()) + 0.5
+            masks = (masks - masks.flip(1) + 1) / 2
         with torch.autocast(spectrum.device.type, enabled=False):
             return self.stft.inverse(masks.transpose(-1, -2) * spectrum[:, None], num_samples)
 

@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from pipeline.bfloat16 import has_bfloat16
 from src.datasets.data_utils import inf_loop
 from src.metrics.tracker import MetricTracker
 from src.trainer.checkpoint import BEST, LAST, CheckpointError, load_checkpoint, save_checkpoint
@@ -104,6 +105,11 @@ class BaseTrainer(ABC):
 
     def _wrap(self, model: nn.Module) -> nn.Module:
         """What the training step calls: the model, compiled and shared among processes as configured."""
+        if self.settings["amp"].startswith("bfloat16") and not has_bfloat16(self.device):
+            self.logger.warning(
+                f"trainer.amp={self.settings['amp']}: {self.device} does not compute in bfloat16 and emulates it, many "
+                "times slower than float32: take trainer.amp=off"
+            )
         trained = HalfWeights(model) if self.settings["amp"] == "bfloat16_weights" else model
         trained = torch.compile(trained) if self.settings["compile"] else trained
         if self.rank.world_size > 1:

@@ -135,13 +135,13 @@ def start_from(model: nn.Module, path: str | Path) -> list[str]:
     """Take over from a checkpoint, or from the best one of a run, every weight of the same name and shape.
 
     Blocks that the checkpoint knows nothing of begin as identity where they can, so that a deeper model begins as the
-    one it grew from (Chen et al., "Net2Net", 2016).
+    one it grew from (Chen et al., "Net2Net", 2016); and the band split takes over from one of another STFT window.
 
     Returns:
         Names of the model's weights that the checkpoint does not have.
 
     Raises:
-        CheckpointError: there is no checkpoint, or nothing in it fits.
+        CheckpointError: there is no checkpoint, nothing in it fits, or a module cannot begin with what is there.
     """
     path = find_checkpoint(path) if Path(path).is_dir() else Path(path)
     checkpoint = load_checkpoint(path)
@@ -153,9 +153,16 @@ def start_from(model: nn.Module, path: str | Path) -> list[str]:
             f"checkpoint {path}: none of its weights fits {type(model).__name__}; start from a run of the same model"
         )
     model.load_state_dict(fitting, strict=False)
+    begun = set()
     for name, module in model.named_modules():
-        if hasattr(module, "begin_as_identity") and not any(
-            known.startswith(f"{name}.") for known in weights
-        ):
+        known = {k.removeprefix(f"{name}."): w for k, w in weights.items() if k.startswith(f"{name}.")}
+        unlike = {key for key in module.state_dict() if f"{name}.{key}" not in fitting}
+        if hasattr(module, "begin_as_identity") and not known:
             module.begin_as_identity()
-    return [name for name in own if name not in fitting]
+        elif hasattr(module, "begin_from") and known and unlike:
+            try:
+                module.begin_from(known)
+            except ValueError as error:
+                raise CheckpointError(f"checkpoint {path}: {name}: {error}") from error
+            begun |= {f"{name}.{key}" for key in unlike}
+    return [name for name in own if name not in fitting and name not in begun]

@@ -144,7 +144,7 @@ def test_bfloat16_stays_close_on_a_resnet(weights, pictures):
     ],
 )
 def test_bfloat16_is_taken_only_where_it_pays(weights, monkeypatch, name, features, hardware, expected):
-    monkeypatch.setattr(pipeline.frontend, "_has_bfloat16", lambda device: hardware)
+    monkeypatch.setattr(pipeline.frontend, "has_bfloat16", lambda device: hardware)
     front_end = FrontEnd(network=name, weights=weights[name], features=features, device="cpu")
     assert front_end.identity["dtype"] == expected
 
@@ -225,7 +225,7 @@ def test_a_cache_is_continued_in_its_own_precision(tmp_path, weights, pictures, 
     assert precompute(tmp_path, out, front_end_for(out, **settings, dtype="auto"), workers=0).reused == 1
     assert precompute(tmp_path, out, front_end_for(out, **settings, dtype="float32"), workers=0).stale == 1
     other = {**settings, "network": RESNET, "weights": weights[RESNET]}
-    monkeypatch.setattr(pipeline.frontend, "_has_bfloat16", lambda device: True)
+    monkeypatch.setattr(pipeline.frontend, "has_bfloat16", lambda device: True)
     assert front_end_for(out, **other, dtype="auto").identity["dtype"] == "bfloat16", (
         "a stale cache decides nothing"
     )

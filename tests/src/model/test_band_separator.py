@@ -27,8 +27,9 @@ def small(seed: int = 0, **options) -> BandSeparator:
     """An untrained small separator whose last layer is not zero, so that its estimates differ from halves."""
     torch.manual_seed(seed)
     model = BandSeparator(**{**SMALL, **options}).eval()
-    for band in model.decoder.bands:
-        torch.nn.init.normal_(band.weight, std=0.1)
+    for decoder in filter(None, (model.decoder, model.imaginary)):
+        for band in decoder.bands:
+            torch.nn.init.normal_(band.weight, std=0.1)
     return model
 
 
@@ -52,10 +53,46 @@ def test_bands_cover_every_bin_once():
     assert edges[0] == 0 and edges[-1] == 257 and all(b - a >= 2 for a, b in pairwise(edges))
 
 
+@pytest.mark.parametrize("window", [768, 1024, 2048])
+def test_bands_are_the_same_ones_whatever_the_window(window):
+    hertz, others = (
+        [edge * 16000 / length for edge in erb_band_edges(length // 2 + 1, 24)] for length in (512, window)
+    )
+    bin_hz = 16000 / 512
+    assert max(abs(a - b) for a, b in zip(hertz, others)) <= bin_hz
+
+
+@pytest.mark.parametrize(("before", "now"), [(512, 1024), (1024, 512), (512, 768)])
+def test_a_band_split_takes_over_from_one_of_another_window(before, now):
+    old, new = (BandEncoder(window // 2 + 1, 24, num_features=3, channels=4) for window in (before, now))
+    new.load_state_dict({k: v for k, v in old.state_dict().items() if k.endswith("bias")}, strict=False)
+    for linear in old.bands:  # bins of a band weigh the same
+        weight = linear.weight.data.unflatten(1, (-1, 3))
+        weight.copy_(weight.mean(1, keepdim=True).expand_as(weight))
+    new.begin_from(old.state_dict())
+    flat = torch.rand(1, 1, 1, 3)  # a spectrum without lines is the same one in any window
+    with torch.no_grad():
+        of_new, of_old = (e(flat.expand(1, 1, w // 2 + 1, 3)) for e, w in ((new, now), (old, before)))
+    torch.testing.assert_close(of_new, of_old, atol=1e-5, rtol=0)
+    old, new = (BandDecoder(window // 2 + 1, 24, channels=4, bias=True) for window in (before, now))
+    for parameter in old.parameters():
+        torch.nn.init.normal_(parameter)
+    new.begin_from(old.state_dict())
+    embedding = torch.randn(1, 3, 24, 4)
+    with torch.no_grad():
+        coarse, fine = old(embedding), new(embedding)
+    bands = zip(pairwise(erb_band_edges(before // 2 + 1, 24)), pairwise(erb_band_edges(now // 2 + 1, 24)))
+    for (low, high), (first, end) in bands:  # between what the band said, and at its edges the same
+        assert fine[..., first:end].max() <= coarse[..., low:high].max() + 1e-5
+        assert fine[..., first:end].min() >= coarse[..., low:high].min() - 1e-5
+    with pytest.raises(ValueError, match="24 bands cannot become 12"):
+        BandDecoder(now // 2 + 1, 12, channels=4, bias=True).begin_from(old.state_dict())
+
+
 def test_a_bin_is_read_by_its_band_alone_and_written_by_it():
     edges = erb_band_edges(257, 24)
     encoder = BandEncoder(257, 24, num_features=2, channels=4)
-    decoder = BandDecoder(257, 24, channels=4, num_values=2)
+    decoder = BandDecoder(257, 24, channels=4, bias=True)
     for parameter in decoder.parameters():
         torch.nn.init.normal_(parameter)
     bins, bands = torch.randn(1, 1, 257, 2), torch.randn(1, 1, 24, 4)
@@ -68,7 +105,7 @@ def test_a_bin_is_read_by_its_band_alone_and_written_by_it():
                 assert moved.nonzero().flatten().tolist() == [band]
             changed = bands.clone()
             changed[:, :, band] += 1
-            moved = (decoder(changed) != decoder(bands)).any(dim=-1)[0, 0]
+            moved = (decoder(changed) != decoder(bands))[0, 0]
             assert moved.nonzero().flatten().tolist() == list(range(low, high))
 
 
@@ -145,7 +182,7 @@ def test_silence_gives_silence_and_finite_gradients():
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("options", [{}, {"visual_dim": 0}])
+@pytest.mark.parametrize("options", [{}, {"visual_dim": 0}, {"consistent": False, "complex_masks": True}])
 def test_gradient_reaches_every_parameter(options):
     """One mixture with both, one and no lips each: DistributedDataParallel relies on it."""
     model = small(**options).train()
@@ -191,6 +228,8 @@ def test_the_family_keeps_its_budgets(name, parameters, macs, visual_dim):
         {"deep_fusion": False, "anonymous_blocks": 0},
         {"anonymous_blocks": 2},
         {"max_lag": 4},
+        {"complex_masks": True},
+        {"window": 768},
         {"units": 8},
     ],
     ids=str,

@@ -54,3 +54,11 @@ def test_a_network_that_is_not_written_for_it_is_refused():
 def test_an_unknown_precision_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"trainer\.amp=half: choose one of auto, bfloat16"):
         make_trainer(tmp_path, "trainer.amp=half")
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_a_processor_that_emulates_it_is_named(tmp_path, monkeypatch, caplog, has):
+    """It takes many times as long, which none would expect of half precision."""
+    monkeypatch.setattr("src.trainer.base_trainer.has_bfloat16", lambda device: has)
+    make_trainer(tmp_path, "trainer.amp=bfloat16_weights")
+    assert ("take trainer.amp=off" in caplog.text) == (not has)

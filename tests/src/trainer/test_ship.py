@@ -104,6 +104,26 @@ def test_a_run_goes_before_the_weights_that_ship(tmp_path, monkeypatch):
     assert choose_checkpoint(None, None).resolve() == tmp_path / "best.pt"
 
 
+def test_a_separator_of_another_window_begins_near_the_one_it_grows_from(tmp_path):
+    """Masks of the same bands are nearly the same masks, up to what another window makes of the mixture."""
+    model = trained(tmp_path)
+    grown = BandSeparator(**SIZES, window=768).eval()
+    assert not [name for name in start_from(grown, tmp_path) if not name.startswith("stft.")]
+    strange = BandSeparator(**SIZES, window=768).eval()
+    strange.decoder.load_state_dict(grown.decoder.state_dict())
+    mix, lips = torch.randn(1, 8000), torch.randn(1, 2, 13, 8)
+    with torch.no_grad():
+        before, after, other = (net(mix, lips)["estimates"] - mix / 2 for net in (model, grown, strange))
+    alike, unlike = (torch.cosine_similarity(x.flatten(), before.flatten(), dim=0) for x in (after, other))
+    assert alike > 0.4 and abs(unlike) < 0.2, (alike, unlike)
+
+
+def test_another_number_of_bands_cannot_take_over(tmp_path):
+    trained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"best\.pt: encoder: 8 bands cannot become 4"):
+        start_from(BandSeparator(**{**SIZES, "num_bands": 4}, window=768), tmp_path)
+
+
 def test_a_deeper_separator_begins_as_the_one_it_grows_from(tmp_path):
     model = trained(tmp_path)
     grown = BandSeparator(**SIZES, voice_blocks=5).eval()
