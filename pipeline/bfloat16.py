@@ -1,10 +1,12 @@
 """What hardware is good for half precision."""
 
+from functools import cache
 from pathlib import Path
 
 import torch
 
 
+@cache
 def has_bfloat16(device: torch.device) -> bool:
     """Whether the hardware multiplies in bfloat16 (an emulation is slower than float32)."""
     if device.type == "cuda":

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from src.model.blocks.anchored_attractor import AnchoredAttractors
+from src.model.blocks.lstm import LSTM
 from src.model.blocks.stft import Stft
 from src.model.blocks.voices import no_lips, summary, unit_level
 
@@ -48,7 +49,7 @@ class DANet(nn.Module):
         super().__init__()
         self.stft = Stft(window, hop)
         num_bins = self.stft.num_bins
-        self.separator = nn.LSTM(num_bins, hidden, num_layers=layers, batch_first=True, bidirectional=True)
+        self.separator = LSTM(num_bins, hidden, num_layers=layers, batch_first=True, bidirectional=True)
         self.embed = nn.Linear(2 * hidden, num_bins * embedding_dim)
         self.embedding_dim = embedding_dim
         self.attractors = AnchoredAttractors(anchors, embedding_dim)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from src.model.blocks.lstm import LSTM
 from src.model.blocks.voices import NUM_VOICES, no_lips, summary, unit_level
 
 
@@ -43,7 +44,7 @@ class DeepBLSTM(nn.Module):
         if layers < 2 or layers % 2:
             raise ValueError(f"model.layers={layers}: skips span two layers, take an even number")
         self.pairs = nn.ModuleList(
-            nn.LSTM(2 * hidden if i else inputs, hidden, num_layers=2, batch_first=True, bidirectional=True)
+            LSTM(2 * hidden if i else inputs, hidden, num_layers=2, batch_first=True, bidirectional=True)
             for i in range(layers // 2)
         )
 

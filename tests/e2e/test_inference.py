@@ -62,7 +62,7 @@ def work(tmp_path_factory):
 def save_separator(path, visual_dim, front_end):
     model = BandSeparator(visual_dim=visual_dim, **MODEL)
     for parameter in model.parameters():  # the decoder starts at zero, which would make all estimates halves
-        torch.nn.init.normal_(parameter, std=0.2)
+        torch.nn.init.normal_(parameter, std=0.3)
     config = {"model": {"_target_": "src.model.BandSeparator", "visual_dim": visual_dim, **MODEL}}
     content = {
         "arch": "BandSeparator",

@@ -8,6 +8,7 @@ Reference: Luo, Chen and Yoshioka, "Dual-path RNN", 2020, intra- and inter-chunk
 from torch import Tensor, nn
 
 from src.model.blocks.global_layer_norm import GlobalLayerNorm
+from src.model.blocks.lstm import LSTM
 
 
 class RecurrentPath(nn.Module):
@@ -20,7 +21,7 @@ class RecurrentPath(nn.Module):
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(channels, hidden, batch_first=True, bidirectional=True)
+        self.lstm = LSTM(channels, hidden, batch_first=True, bidirectional=True)
         self.project = nn.Linear(2 * hidden, channels)
         self.norm = GlobalLayerNorm(channels)
 

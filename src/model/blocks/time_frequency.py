@@ -6,6 +6,8 @@ Axes: B batch (or batch times voices), N STFT frames, K bands, C channels, H ful
 from torch import Tensor, nn
 from torch.nn import functional
 
+from src.model.blocks.lstm import LSTM
+
 
 class LocalMixer(nn.Module):
     """3x3 convolution over neighbouring frames and bands, dilated along time.
@@ -66,7 +68,7 @@ class FullBandRecurrence(nn.Module):
         self.num_bands, self.squeezed = num_bands, squeezed
         self.norm = nn.LayerNorm(channels)
         self.squeeze = nn.Linear(channels, squeezed)
-        self.lstm = nn.LSTM(width, units, batch_first=True, bidirectional=True)
+        self.lstm = LSTM(width, units, batch_first=True, bidirectional=True)
         self.expand = nn.Linear(2 * units, width)
         self.spread = nn.Linear(squeezed, channels)
 

@@ -147,7 +147,7 @@ def test_macs_of_the_default_separator_equal_the_sum_of_its_layers():
         "exchange": voice_blocks * places * channels * channels,
         "cues": voice_blocks * frames * cue * (2 * channels + full_band),
         "encoder": frames * bins * 3 * channels,
-        "decoder": 2 * frames * channels * bins * 2,
+        "decoder": 2 * frames * channels * bins,
         # An 11-frame description of each voice after the first block, and its product with each pair of lips.
         "matching": 2 * (places * channels * 6 + frames * full_band * 11 * 8) + 4 * frames * 8,
         "lips": 2 * 50 * (8 * 512 * 5 + cue * 8 + cue * cue * (5 + 3)),
