@@ -31,6 +31,11 @@ from src.utils.init_utils import Rank
 AMP = ("auto", "bfloat16", "bfloat16_weights", "off")
 
 
+def autocasts(amp: str, device: torch.device) -> bool:
+    """Whether training runs under autocast to bfloat16: `auto` does where a GPU computes in it (a T4 does not)."""
+    return amp == "bfloat16" or (amp == "auto" and device.type == "cuda" and has_bfloat16(device))
+
+
 class TrainingDiverged(RuntimeError):
     """A loss or gradient that is not finite; the message names the batch and the remedy."""
 
@@ -91,7 +96,7 @@ class BaseTrainer(ABC):
         self.average = WeightAverage(model, settings["ema_decay"]) if settings["ema_decay"] else None
         if settings["amp"] not in AMP:
             raise ValueError(f"trainer.amp={settings['amp']}: choose one of {', '.join(AMP)}")
-        self.amp = settings["amp"] == "bfloat16" or (settings["amp"] == "auto" and self.device.type == "cuda")
+        self.amp = autocasts(settings["amp"], self.device)
         self.mode, self.monitored = self._parse_monitor(settings["monitor"])
         self.best: float | None = None
         self.validations_without_gain = 0

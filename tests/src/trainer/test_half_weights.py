@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from src.trainer.base_trainer import autocasts
 from src.trainer.half_weights import HalfWeights
 from tests.src.trainer.tones import make_trainer
 
@@ -62,3 +63,19 @@ def test_a_processor_that_emulates_it_is_named(tmp_path, monkeypatch, caplog, ha
     monkeypatch.setattr("src.trainer.base_trainer.has_bfloat16", lambda device: has)
     make_trainer(tmp_path, "trainer.amp=bfloat16_weights")
     assert ("take trainer.amp=off" in caplog.text) == (not has)
+
+
+@pytest.mark.parametrize(
+    ("amp", "device", "has", "expected"),
+    [
+        ("auto", "cuda", True, True),
+        ("auto", "cuda", False, False),
+        ("auto", "cpu", True, False),
+        ("bfloat16", "cpu", False, True),
+        ("off", "cuda", True, False),
+    ],
+)
+def test_autocast_is_chosen_only_where_it_pays(monkeypatch, amp, device, has, expected):
+    """Many a 16 GB card (a T4) has no bfloat16 and emulates it."""
+    monkeypatch.setattr("src.trainer.base_trainer.has_bfloat16", lambda device: has)
+    assert autocasts(amp, torch.device(device)) == expected
