@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hydra
 import numpy as np
 import pytest
 import soundfile
@@ -12,14 +13,18 @@ import soundfile
 from pipeline.default_weights import SHIPPED, default_weights
 from pipeline.download import OURS
 from pipeline.download import main as download_main
+from pipeline.script_config import register_resolvers
 from pipeline.synchrony.clips import ClipStore, list_clips
 from pipeline.synchrony.measure import load_halves, measure
+from src.trainer.checkpoint import CheckpointError
+from src.trainer.separator import SHIPPED as SMALL
+from src.trainer.separator import shipped_for
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT.parent / "shared" / "samples" / "course"
 
 
-@pytest.mark.parametrize("name", ["lips", "sound", "small"])
+@pytest.mark.parametrize("name", list(OURS))
 def test_every_file_is_the_one_announced(name):
     path = SHIPPED.parent / OURS[name].file
     assert hashlib.sha256(path.read_bytes()).hexdigest() == OURS[name].sha256
@@ -28,6 +33,28 @@ def test_every_file_is_the_one_announced(name):
 
 def test_together_they_are_small():
     assert sum(path.stat().st_size for path in SHIPPED.parent.glob("*.safetensors")) < 6e6
+
+
+def test_a_training_begins_with_them_where_they_are_of_its_size():
+    register_resolvers()
+    with hydra.initialize_config_dir(version_base=None, config_dir=str(ROOT / "src/configs")):
+        models = [
+            hydra.utils.instantiate(hydra.compose("train", ["visual_dim=64", *options]).model)
+            for options in (
+                ["model=small"],
+                ["model=audio_only"],
+                ["model=small", "model.window=768"],
+                ["model=small", "model.synchronous=32"],
+                ["model=small", "model.voice_blocks=6"],
+                ["model=base"],
+                ["model=danet"],
+            )
+        ]
+    for model in models[:5]:
+        assert shipped_for(model) == SMALL
+    for model in models[5:]:
+        with pytest.raises(CheckpointError, match=r"small ships here.*trainer\.init_from=null"):
+            shipped_for(model)
 
 
 def test_the_command_checks_them(capsys, tmp_path, monkeypatch):
