@@ -23,6 +23,7 @@ FORMAT = 1
 LAST, BEST = "last.pt", "best.pt"
 SHIPPED_SUFFIX = ".safetensors"
 _ABOUT = "checkpoint"  # the header's entry
+_BEGIN_OTHERWISE = "start from a run of the same model, or with trainer.init_from=null from nothing"
 
 
 class CheckpointError(ValueError):
@@ -134,24 +135,21 @@ def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: str | Pa
 def start_from(model: nn.Module, path: str | Path) -> list[str]:
     """Take over from a checkpoint, or from the best one of a run, every weight of the same name and shape.
 
-    Blocks that the checkpoint knows nothing of begin as identity where they can, so that a deeper model begins as the
-    one it grew from (Chen et al., "Net2Net", 2016); and the band split takes over from one of another STFT window.
+    The model may have more than the checkpoint, but most of the checkpoint must find its place in it. Blocks that the
+    checkpoint knows nothing of begin as identity where they can, so that a deeper model begins as the one it grew from
+    (Chen et al., "Net2Net", 2016); and the band split takes over from one of another STFT window.
 
     Returns:
         Names of the model's weights that the checkpoint does not have.
 
     Raises:
-        CheckpointError: there is no checkpoint, nothing in it fits, or a module cannot begin with what is there.
+        CheckpointError: there is no checkpoint, most of it does not fit, or a module cannot begin with what is there.
     """
     path = find_checkpoint(path) if Path(path).is_dir() else Path(path)
     checkpoint = load_checkpoint(path)
     weights = checkpoint.get("ema") or checkpoint["state_dict"]
     own = model.state_dict()
     fitting = {name: w for name, w in weights.items() if name in own and w.shape == own[name].shape}
-    if not fitting:
-        raise CheckpointError(
-            f"checkpoint {path}: none of its weights fits {type(model).__name__}; start from a run of the same model"
-        )
     model.load_state_dict(fitting, strict=False)
     begun = set()
     for name, module in model.named_modules():
@@ -163,6 +161,12 @@ def start_from(model: nn.Module, path: str | Path) -> list[str]:
             try:
                 module.begin_from(known)
             except ValueError as error:
-                raise CheckpointError(f"checkpoint {path}: {name}: {error}") from error
-            begun |= {f"{name}.{key}" for key in unlike}
+                raise CheckpointError(f"checkpoint {path}: {name}: {error}; {_BEGIN_OTHERWISE}") from error
+            begun |= {f"{name}.{key}" for key in unlike if key in known}
+    taken = sum(w.numel() for name, w in weights.items() if name in fitting or name in begun)
+    share = taken / sum(w.numel() for w in weights.values())
+    if share < 0.5:
+        raise CheckpointError(
+            f"checkpoint {path}: {share:.0%} of its weights fit this {type(model).__name__}; {_BEGIN_OTHERWISE}"
+        )
     return [name for name in own if name not in fitting and name not in begun]

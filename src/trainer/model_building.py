@@ -9,7 +9,7 @@ from torch import nn
 
 from pipeline.cache import FeatureCache, describe_difference
 from src.trainer.checkpoint import find_checkpoint, load_checkpoint, start_from
-from src.trainer.separator import shipped_for
+from src.trainer.separator import SHIPPED
 from src.trainer.synchrony import fit_lips
 from src.utils.io_utils import absolute
 
@@ -32,7 +32,7 @@ def build_model(config: DictConfig, fits_lips: bool, logger: Logger) -> nn.Modul
     if not config.trainer.resume_from:
         if config.trainer.init_from:
             named = config.trainer.init_from
-            path = shipped_for(model) if named == "shipped" else absolute(named)
+            path = SHIPPED if named == "shipped" else absolute(named)
             new = start_from(model, path)
             logger.info(f"Begins with {named}; new are {', '.join(new) or 'no weights'}")
             # Weights that were trained on a map of the same lips go with that map and no other.

@@ -53,25 +53,6 @@ def choose_checkpoint(named: str | Path | None, run_dir: str | Path | None) -> P
     return SHIPPED
 
 
-def shipped_for(model: nn.Module) -> Path:
-    """The separator that ships here, for a model to begin with.
-
-    Raises:
-        CheckpointError: not even half of the model's weights are to be found in it.
-    """
-    shipped = load_checkpoint(SHIPPED)["state_dict"]
-    own = {name: parameter.shape for name, parameter in model.named_parameters()}
-    fitting = [
-        shape.numel() for name, shape in own.items() if name in shipped and shipped[name].shape == shape
-    ]
-    if sum(fitting) < sum(shape.numel() for shape in own.values()) / 2:
-        raise CheckpointError(
-            f"trainer.init_from=shipped: {SHIPPED.stem} ships here, and this {type(model).__name__} is of other sizes: "
-            "take trainer.init_from=null, or a checkpoint of such a model"
-        )
-    return SHIPPED
-
-
 def load_separator(path: str | Path) -> Separator:
     """Build and load a separator.
 

@@ -16,9 +16,8 @@ from pipeline.download import main as download_main
 from pipeline.script_config import register_resolvers
 from pipeline.synchrony.clips import ClipStore, list_clips
 from pipeline.synchrony.measure import load_halves, measure
-from src.trainer.checkpoint import CheckpointError
+from src.trainer.checkpoint import CheckpointError, start_from
 from src.trainer.separator import SHIPPED as SMALL
-from src.trainer.separator import shipped_for
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT.parent / "shared" / "samples" / "course"
@@ -35,26 +34,44 @@ def test_together_they_are_small():
     assert sum(path.stat().st_size for path in SHIPPED.parent.glob("*.safetensors")) < 6e6
 
 
-def test_a_training_begins_with_them_where_they_are_of_its_size():
+def begin_with_small(*options: str) -> list[str]:
+    """Names of what is new in a model of these options that begins with the separator that ships."""
     register_resolvers()
     with hydra.initialize_config_dir(version_base=None, config_dir=str(ROOT / "src/configs")):
-        models = [
-            hydra.utils.instantiate(hydra.compose("train", ["visual_dim=64", *options]).model)
-            for options in (
-                ["model=small"],
-                ["model=audio_only"],
-                ["model=small", "model.window=768"],
-                ["model=small", "model.synchronous=32"],
-                ["model=small", "model.voice_blocks=6"],
-                ["model=base"],
-                ["model=danet"],
-            )
-        ]
-    for model in models[:5]:
-        assert shipped_for(model) == SMALL
-    for model in models[5:]:
-        with pytest.raises(CheckpointError, match=r"small ships here.*trainer\.init_from=null"):
-            shipped_for(model)
+        config = hydra.compose("train", ["visual_dim=64", *options])
+    return start_from(hydra.utils.instantiate(config.model), SMALL)
+
+
+@pytest.mark.parametrize(
+    ("options", "new"),
+    [
+        (["model=small"], ()),
+        (["model=audio_only"], ()),
+        (["model=small", "model.window=768"], ("stft.",)),
+        (["model=small", "model.synchronous=32"], ("lips.", "matching.")),
+        (["model=small", "model.voice_blocks=6"], ("voices.4", "voices.5", "cues.", "exchange.")),
+        (["model=small", "model.complex_masks=true"], ("imaginary.",)),
+        (["model=small", "model.consistent=false"], ("decoder.",)),
+        (["model=small", "visual_dim=512"], ("lips.",)),
+    ],
+)
+def test_a_training_begins_with_them_where_they_are_of_its_kind(options, new):
+    names = begin_with_small(*options)
+    assert bool(names) == bool(new) and all(name.startswith(new) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["model=tiny"], "encoder: 48 channels cannot become 40"),
+        (["model=base"], "encoder: 48 channels cannot become 80"),
+        (["model=danet"], "0% of its weights fit this DANet"),
+        (["model=small", "model.squeezed=4"], "30% of its weights fit this BandSeparator"),
+    ],
+)
+def test_a_training_that_could_not_use_them_is_told_so(options, reason):
+    with pytest.raises(CheckpointError, match=rf"small\.safetensors: {reason}; .*trainer\.init_from=null"):
+        begin_with_small(*options)
 
 
 def test_the_command_checks_them(capsys, tmp_path, monkeypatch):

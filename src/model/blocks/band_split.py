@@ -52,6 +52,16 @@ def _of_bands(weights: Mapping[str, Tensor], kind: str) -> list[Tensor]:
     return [weight for _, weight in bands]
 
 
+def _check_channels(bands: list[Tensor], axis: int, channels: int) -> None:
+    """Of the weights of a module to begin from.
+
+    Raises:
+        ValueError: they are of another number of channels.
+    """
+    if (there := bands[0].shape[axis]) != channels:
+        raise ValueError(f"{there} channels cannot become {channels}")
+
+
 def _at_other_bins(bands: list[Tensor], widths: list[int], axis: int) -> list[Tensor]:
     """Interpolate what belongs to the bins of each band, for a window of another length; edge bins are held.
 
@@ -81,9 +91,11 @@ class BandEncoder(nn.Module):
         """Take over from an encoder of another window: a bin weighs its share of what its frequency weighed there.
 
         Raises:
-            ValueError: it has another number of bands.
+            ValueError: it has another number of bands or channels.
         """
-        before = [weight.unflatten(1, (-1, self.num_features)) for weight in _of_bands(weights, "weight")]
+        bands = _of_bands(weights, "weight")
+        _check_channels(bands, 0, self.bands[0].out_features)
+        before = [weight.unflatten(1, (-1, self.num_features)) for weight in bands]
         for linear, old, new in zip(self.bands, before, _at_other_bins(before, self.widths, 1)):
             linear.weight.data.copy_((new * (old.shape[1] / new.shape[1])).flatten(1))
 
@@ -110,10 +122,14 @@ class BandDecoder(nn.Module):
     def begin_from(self, weights: Mapping[str, Tensor]) -> None:
         """Take over from a decoder of another window: values between those of the bins there.
 
+        Biases that only one of the two has are left as they are.
+
         Raises:
-            ValueError: it has another number of bands.
+            ValueError: it has another number of bands or channels.
         """
-        for kind in dict(self.bands[0].named_parameters()):
+        _check_channels(_of_bands(weights, "weight"), 1, self.bands[0].in_features)
+        own = dict(self.bands[0].named_parameters())
+        for kind in {name.rpartition(".")[2] for name in weights} & own.keys():
             new = _at_other_bins(_of_bands(weights, kind), self.widths, 0)
             for linear, values in zip(self.bands, new):
                 getattr(linear, kind).data.copy_(values)

@@ -14,14 +14,15 @@ SIZES = {"visual_dim": 8, "num_bands": 8, "channels": 8, "squeezed": 2, "cue_cha
 FRONT_END = {"network": "none", "weights": "/home/someone/lips.pt", "weights_sha256": "0" * 64, "dim": 8}
 
 
-def trained(folder):
+def trained(folder, **options):
     torch.manual_seed(0)
-    model = BandSeparator(**SIZES)
+    sizes = {**SIZES, **options}
+    model = BandSeparator(**sizes)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     config = OmegaConf.create(
         {
-            "model": {"_target_": "src.model.BandSeparator", **SIZES},
+            "model": {"_target_": "src.model.BandSeparator", **sizes},
             "datasets": {
                 "root": "/home/someone/data",
                 "train": {"root": "/home/someone/data", "level_db": [0, 10]},
@@ -36,7 +37,7 @@ def trained(folder):
             "arch": "BandSeparator",
             "step": 7,
             "epoch": 1,
-            "state_dict": BandSeparator(**SIZES).state_dict(),
+            "state_dict": BandSeparator(**sizes).state_dict(),
             "ema": model.state_dict(),
             "config": OmegaConf.to_container(config),
             "front_end": FRONT_END,
@@ -122,6 +123,16 @@ def test_another_number_of_bands_cannot_take_over(tmp_path):
     trained(tmp_path)
     with pytest.raises(CheckpointError, match=r"best\.pt: encoder: 8 bands cannot become 4"):
         start_from(BandSeparator(**{**SIZES, "num_bands": 4}, window=768), tmp_path)
+
+
+@pytest.mark.parametrize("consistent", [True, False])
+def test_a_decoder_with_biases_and_one_without_begin_from_each_other(tmp_path, consistent):
+    model = trained(tmp_path, consistent=consistent)
+    other, wider = (BandSeparator(**SIZES, consistent=not consistent, window=window) for window in (512, 768))
+    start_from(other, tmp_path)
+    assert torch.equal(other.decoder.bands[0].weight, model.decoder.bands[0].weight)
+    start_from(wider, tmp_path)
+    assert wider.decoder.bands[0].weight.all()
 
 
 def test_a_deeper_separator_begins_as_the_one_it_grows_from(tmp_path):
