@@ -56,7 +56,7 @@ def run(config: DictConfig) -> bool:
         device=device,
         metrics=instantiate(config.metrics.inference),
         output_format=settings.format,
-        **{option: settings[option] for option in ("window_s", "overlap_s", "batch_size", "jobs")},
+        **{option: settings[option] for option in ("window_s", "overlap_s", "shifts", "batch_size", "jobs")},
     )
     inferencer.run_inference()
     print(*(f"\n{part}: {report}" for part, report in inferencer.reports.items()), sep="\n")

@@ -29,6 +29,7 @@ METRICS = ["SI-SNR", "SI-SNRi", "SDRi", "PESQ-wb", "STOI"]
 USES = [
     ("lips as given", [], False, None),
     ("lips as given, better order", [], True, ["SI-SNR"]),
+    ("lips as given, one pass", ["inferencer.shifts=1"], False, ["SI-SNR"]),
     ("mouths exchanged", ["inferencer.lips=swapped"], False, ["SI-SNR"]),
     ("mouths exchanged, better order", ["inferencer.lips=swapped"], True, ["SI-SNR"]),
     ("first mouth only", ["inferencer.lips=first"], False, ["SI-SNR"]),

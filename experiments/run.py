@@ -79,6 +79,7 @@ def run(job: Job, root: Path, cache: Path | None, saved: Path) -> list[dict[str,
         call(
             "inference.py", f"root={root}", "part=test", f"save_path={out}", f"checkpoint={folder / 'last.pt'}",
             f"cache={cache or 'null'}", f"inferencer.lips={use}", "metrics.inference=[]",
+            "inferencer.shifts=1",
         )  # fmt: skip
         call(
             "calc_metrics.py", f"pred={out}", f"truth={root / 'audio/test'}", f"groups={root / 'utterances.csv'}",

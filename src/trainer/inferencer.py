@@ -27,6 +27,7 @@ from src.trainer.inference_report import PartReport
 from src.trainer.lip_source import LipsError, LipSource
 from src.trainer.recording import Recording, Window, collate_windows
 from src.trainer.scoring import Value, Written, score
+from src.trainer.shifted_passes import separate_shifted
 from src.trainer.voice_files import OUTPUT_FORMATS, VOICES
 from src.trainer.windowing import count_frames, lips_of_window, plan_windows
 from src.utils.io_utils import write_json
@@ -56,6 +57,7 @@ class Inferencer:
         metrics: computed where there is truth. They must not permute: the order is settled here.
         window_s: length of a window; null separates every recording at once, in memory that grows with it.
         overlap_s: least overlap of neighbouring windows, at most half a window.
+        shifts: passes over each window, delayed by some milliseconds, whose mean is taken, see `shifted_passes`.
         batch_size: windows of equal length that run together.
         output_format: `auto` writes as the mixture is (mp3 is lossy), `wav` or `flac` always that.
         jobs: processes that compute metrics, -1 for all cores.
@@ -79,6 +81,7 @@ class Inferencer:
         metrics: Sequence[BaseMetric] = (),
         window_s: float | None = 8.0,
         overlap_s: float = 1.0,
+        shifts: int = 1,
         batch_size: int = 16,
         output_format: str = "auto",
         jobs: int = 1,
@@ -87,6 +90,8 @@ class Inferencer:
             raise ValueError(f"inferencer.format={output_format}: take one of {', '.join(OUTPUT_FORMATS)}")
         if batch_size < 1:
             raise ValueError(f"inferencer.batch_size={batch_size}: take 1 or more")
+        if shifts < 1:
+            raise ValueError(f"inferencer.shifts={shifts}: take 1 or more")
         self.window = None if window_s is None else round(window_s * FRAME_RATE_HZ)
         self.overlap = round(overlap_s * FRAME_RATE_HZ)
         plan_windows(1, self.window, self.overlap)  # refuses what is out of range before any work is done
@@ -94,6 +99,7 @@ class Inferencer:
         self.model = model.to(self.device).eval()
         self.datasets, self.lips, self.metrics = dict(datasets), lips, list(metrics)
         self.batch_size, self.output_format, self.jobs = batch_size, output_format, jobs
+        self.shifts = shifts
         self.save_path = Path(save_path)
         several = len(self.datasets) > 1
         self.reports = {
@@ -217,7 +223,7 @@ class Inferencer:
                 for key, value in batch.items()
             }
             try:
-                estimates = self.model(**inputs)["estimates"].float().cpu()
+                estimates = separate_shifted(self.model, inputs, self.shifts).cpu()
             except torch.OutOfMemoryError as error:
                 raise ValueError(
                     f"{self.device} has not enough memory for {len(batch['mix'])} windows of "

@@ -406,6 +406,7 @@ def test_several_parts_get_a_folder_each(tmp_path):
     [
         ({"output_format": "ogg"}, "inferencer.format=ogg"),
         ({"batch_size": 0}, "inferencer.batch_size=0"),
+        ({"shifts": 0}, "inferencer.shifts=0"),
         ({"window_s": 1, "overlap_s": 0.9}, "inferencer.overlap_s"),
         ({"window_s": 0}, "inferencer.window_s"),
     ],
