@@ -1,5 +1,5 @@
 # make demo: the whole path on the embedded corpus, then saved/demo/report.html
-# make test: lint and all tests
+# make test: lint and all tests, those that last longest (e2e) first
 .PHONY: demo test clean
 
 VENV := .venv
@@ -24,7 +24,7 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # The first of these interpreters that starts and is 3.10 to 3.12.
 $(INSTALLED): requirements.txt
