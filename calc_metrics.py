@@ -10,7 +10,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.layout import AUDIO_EXTENSIONS, split_name
-from pipeline.script_config import run_script, usage_errors
+from pipeline.script_config import check_options, run_script, usage_errors
 from src.metrics.evaluate import evaluate
 from src.metrics.grouping import Grouping, read_speakers
 from src.metrics.pairing import FolderError, pair_files
@@ -23,6 +23,7 @@ PROBLEMS = 3
 
 def run(config: DictConfig) -> int:
     """Evaluate, print, write; returns the exit code."""
+    check_options(config)
     for key, meaning in (("pred", "the separated voices"), ("truth", "the true voices")):
         if config[key] is None:
             raise FolderError(f"{key}= is missing: the folder with s1/ and s2/ of {meaning}")

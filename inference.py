@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.lipreading.weights import file_digest
-from pipeline.script_config import register_resolvers, require_given, run_script, usage_errors
+from pipeline.script_config import check_options, register_resolvers, run_script, usage_errors
 from src.trainer.inferencer import Inferencer
 from src.trainer.lip_source import open_lips
 from src.trainer.separator import choose_checkpoint, load_separator
@@ -38,7 +38,7 @@ def make_datasets(config: DictConfig) -> dict:
 
 def run(config: DictConfig) -> bool:
     """Separate, print and write the report; returns whether nothing is missing."""
-    require_given(config)
+    check_options(config)
     settings = config.inferencer
     config.root = str(absolute(config.root))
     device = resolve_device(settings.device)

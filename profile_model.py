@@ -10,7 +10,7 @@ import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline.script_config import register_resolvers, run_script, usage_errors
+from pipeline.script_config import check_options, register_resolvers, run_script, usage_errors
 from src.trainer.cost.cost_table import format_markdown, make_folder, write_report
 from src.trainer.cost.pareto import PICTURE_NAME, draw_pareto, read_scores, scored_models
 from src.trainer.cost.profile import profile_models
@@ -25,6 +25,7 @@ register_resolvers()
 
 def run(config: DictConfig) -> None:
     """Profile, print, write."""
+    check_options(config)
     settings = OmegaConf.to_container(config, resolve=True)
     scores = {} if settings["scores"] is None else read_scores(absolute(settings["scores"]))
     out = absolute(settings["out"])

@@ -6,7 +6,7 @@ import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline.script_config import register_resolvers, require_given, run_script, usage_errors
+from pipeline.script_config import check_options, register_resolvers, run_script, usage_errors
 from src.datasets.data_utils import get_dataloaders
 from src.datasets.preparation import prepare_data
 from src.logger.logger import setup_logging
@@ -26,7 +26,7 @@ register_resolvers()
 
 def run(config: DictConfig) -> None:
     """Instantiate what the configuration names and train."""
-    require_given(config)
+    check_options(config)
     device = resolve_device(config.trainer.device)
     rank = init_distributed(device)
     run_dir = prepare_run_folder(config.trainer, config.run_name, rank)

@@ -5,6 +5,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -20,8 +23,8 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("mul", lambda a, b: a * b, replace=True)
 
 
-def require_given(config: DictConfig) -> None:
-    """Refuse a configuration whose author left something to the user (`???`) that the user has not given.
+def check_options(config: DictConfig) -> None:
+    """Refuse a configuration that lacks what is left to the user (`???`), or has text where a number belongs.
 
     Raises:
         ValueError: names the options.
@@ -32,6 +35,23 @@ def require_given(config: DictConfig) -> None:
     if missing:
         options = " ".join(f"{key}=..." for key in missing)
         raise ValueError(f"{' and '.join(missing)} not given: add {options}")
+    if HydraConfig.initialized():
+        _refuse_text_for_numbers(config)
+
+
+def _refuse_text_for_numbers(config: DictConfig) -> None:
+    """What the command line set is compared with what the chosen configuration files have there."""
+    command = HydraConfig.get()
+    given = OverridesParser.create().parse_overrides(command.overrides.task)
+    chosen = [option.input_line for option in given if option.key_or_group in command.runtime.choices]
+    defaults = hydra.compose(command.job.config_name, chosen)
+    for option in given:
+        key = option.key_or_group
+        usual = OmegaConf.select(defaults, key, throw_on_resolution_failure=False)
+        value = OmegaConf.select(config, key, throw_on_resolution_failure=False)
+        if isinstance(usual, int | float) and isinstance(value, str):
+            kind = "true or false" if isinstance(usual, bool) else "a number"
+            raise ValueError(f"{key}={value}: take {kind}, such as {str(usual).lower()}")
 
 
 @contextmanager

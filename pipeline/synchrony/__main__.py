@@ -10,7 +10,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from pipeline.script_config import require_given, run_script
+from pipeline.script_config import check_options, run_script
 from pipeline.synchrony.clips import ClipStore, list_clips
 from pipeline.synchrony.measure import measure
 
@@ -18,7 +18,7 @@ from pipeline.synchrony.measure import measure
 @hydra.main(version_base="1.3", config_path="../configs", config_name="synchrony")
 def main(config: DictConfig) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    require_given(config)
+    check_options(config)
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
