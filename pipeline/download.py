@@ -99,7 +99,7 @@ OURS = {
     "small": Ours(
         "small.safetensors",
         "separator on sync_light",
-        "34d9959d993f8ed0fdac4c44058b6fc1dcb4784b921cadae0209f7561bb7c6f1",
+        "603c9516d4a3be7dda17c9e028be1bc9fae05144dcbf3b74f2c8cf900718c803",
     ),
 }
 

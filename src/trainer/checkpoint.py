@@ -102,7 +102,18 @@ def _portable(config: Mapping[str, Any]) -> dict[str, Any]:
         for part, options in config.get("datasets", {}).items()
     }
     trainer = {**config.get("trainer", {}), "save_dir": "saved", "resume_from": None, "init_from": None}
-    return {**config, "datasets": {**datasets, "root": None}, "cache": None, "trainer": trainer}
+    return _names_of_places(
+        {**config, "datasets": {**datasets, "root": None}, "cache": None, "trainer": trainer}
+    )
+
+
+def _names_of_places(value: Any) -> Any:
+    """Plain values in which an absolute path is its last part."""
+    if isinstance(value, Mapping):
+        return {key: _names_of_places(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_names_of_places(inner) for inner in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def find_checkpoint(run_dir: str | Path) -> Path:

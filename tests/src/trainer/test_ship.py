@@ -29,6 +29,7 @@ def trained(folder, **options):
             },
             "trainer": {"save_dir": "/home/someone/saved", "n_epochs": 3},
             "cache": "/home/someone/mouths.h5",
+            "transforms": [{"noise": {"folder": "/home/someone/rooms/noise"}}],
         }
     )
     save_checkpoint(
@@ -64,6 +65,7 @@ def test_nothing_of_the_machine_goes_along(tmp_path):
     with safe_open(out, framework="pt") as file:
         assert "someone" not in str(file.metadata())
     content = load_checkpoint(out)
+    assert content["config"]["transforms"] == [{"noise": {"folder": "noise"}}]
     assert content["step"] == 7 and content["config"]["datasets"]["train"]["level_db"] == [0, 10]
 
 
