@@ -2,8 +2,8 @@
 
 Writes `experiments/results/<experiment>.md` and `.png`; where the experiment names `sweeps` (rows that are one model at
 several rates), also `_scores.csv` with each model's best, which `profile_model.py scores=` takes. Every difference is
-paired: the same test speakers, separated by both rows, averaged over the seeds; its interval is a bootstrap over the
-speakers.
+paired: the same test speakers, separated by both rows, averaged over the seeds that both have; its interval is a
+bootstrap over the speakers.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import csv
 import statistics
 import sys
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,9 +41,9 @@ class Row:
     voices: dict[str, int] = field(default_factory=dict)
     mixtures: int = 0
 
-    def speakers(self) -> dict[str, float]:
-        """SI-SNRi of every speaker, mean over the seeds."""
-        runs = list(self.by_seed.values())
+    def speakers(self, seeds: Iterable[int] | None = None) -> dict[str, float]:
+        """SI-SNRi of every speaker, mean over all seeds or over some."""
+        runs = [self.by_seed[seed] for seed in (self.by_seed if seeds is None else seeds)]
         return {name: statistics.fmean(run[name] for run in runs) for name in runs[0]}
 
     def mean(self) -> float:
@@ -73,9 +74,12 @@ def interval(scores: dict[str, float]) -> tuple[float, float]:
     return bootstrap_interval(np.array(list(scores.values())), list(scores))
 
 
-def difference(row: Row, reference: Row) -> tuple[float, float, float]:
-    """Mean difference over speakers with its interval, in dB."""
-    ours, theirs = row.speakers(), reference.speakers()
+def difference(row: Row, reference: Row) -> tuple[float, float, float] | None:
+    """Mean difference over speakers with its interval, in dB, over common seeds; None where there are none."""
+    seeds = sorted(row.by_seed.keys() & reference.by_seed.keys())
+    if not seeds:
+        return None
+    ours, theirs = row.speakers(seeds), reference.speakers(seeds)
     apart = {name: ours[name] - theirs[name] for name in ours.keys() & theirs.keys()}
     return (statistics.fmean(apart.values()), *interval(dict(sorted(apart.items()))))
 
@@ -94,8 +98,8 @@ def table(experiment: dict, results: dict[tuple[str, str], Row]) -> str:
             seeds = ", ".join(f"{mean:+.2f}" for mean in row.seed_means())
             reference = results.get((about.get("against", experiment["reference"]), lips))
             shown = ""
-            if reference is not None and reference is not row:
-                mean, low, high = difference(row, reference)
+            if reference is not None and reference is not row and (apart := difference(row, reference)):
+                mean, low, high = apart
                 shown = f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
             lines.append(
                 f"| {name} | {about['asks']} | {lips} | {len(row.by_seed)} | {row.mixtures:,} | "

@@ -104,6 +104,18 @@ def test_differences_are_paired_by_speaker(tmp_path):
     assert (tmp_path / "plot.png").stat().st_size > 1000
 
 
+def test_a_difference_is_of_the_seeds_that_both_rows_have():
+    draw = load("draw")
+    voices = {"ann": 2, "ben": 2}
+    whole = draw.Row({1: {"ann": 1.0, "ben": 5.0}, 2: {"ann": 9.0, "ben": 19.0}}, voices)
+    bare = draw.Row({1: {"ann": 0.0, "ben": 4.0}}, voices)
+    other = draw.Row({3: {"ann": 0.0, "ben": 4.0}}, voices)
+    assert draw.difference(bare, whole) == pytest.approx((-1.0,) * 3)
+    assert draw.difference(other, whole) is None
+    results = {("whole", "given"): whole, ("bare", "given"): other}
+    assert "| +2.00 (+2.00) |  |" in draw.table(EXPERIMENT, results)
+
+
 @pytest.mark.parametrize(
     "path", sorted((ROOT_PATH / "experiments").glob("*.yaml")), ids=lambda path: path.stem
 )
