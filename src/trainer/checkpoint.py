@@ -175,7 +175,7 @@ def start_from(model: nn.Module, path: str | Path) -> list[str]:
                 raise CheckpointError(f"checkpoint {path}: {name}: {error}; {_BEGIN_OTHERWISE}") from error
             begun |= {f"{name}.{key}" for key in unlike if key in known}
     taken = sum(w.numel() for name, w in weights.items() if name in fitting or name in begun)
-    share = taken / sum(w.numel() for w in weights.values())
+    share = taken / max(1, sum(w.numel() for w in weights.values()))
     if share < 0.5:
         raise CheckpointError(
             f"checkpoint {path}: {share:.0%} of its weights fit this {type(model).__name__}; {_BEGIN_OTHERWISE}"

@@ -223,7 +223,7 @@ class Inferencer:
                 for key, value in batch.items()
             }
             try:
-                estimates = separate_shifted(self.model, inputs, self.shifts).cpu()
+                estimates = separate_shifted(self.model, inputs, self.shifts)
             except torch.OutOfMemoryError as error:
                 raise ValueError(
                     f"{self.device} has not enough memory for {len(batch['mix'])} windows of "

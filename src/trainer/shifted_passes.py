@@ -9,8 +9,11 @@ Axes: B batch, S = 2 voices, T samples at 16 kHz.
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from src.trainer.windowing import is_swapped
 
 _LONGEST = 256  # samples, the hop of our models: 16 ms, of which lips at 25 fps take no notice
 _GOLDEN_RATIO = (5**0.5 - 1) / 2
@@ -32,18 +35,13 @@ def separate_shifted(model: nn.Module, batch: Mapping[str, Any], shifts: int) ->
         shifts: number of passes; 1 is the model as it is.
 
     Returns:
-        (B, S, T).
+        (B, S, T), float32 on the CPU.
     """
     passes = []
     for delay in delays(shifts):
         delayed = {"mix": functional.pad(batch["mix"], (delay, 0)), "lengths": batch["lengths"] + delay}
-        estimates = model(**{**batch, **delayed})["estimates"][..., delay:].float()
-        passes.append(_in_order_of(passes[0], estimates) if passes else estimates)
+        estimates = model(**{**batch, **delayed})["estimates"][..., delay:].float().cpu()
+        first = passes[0] if passes else estimates
+        exchanged = [is_swapped(*pair) for pair in zip(first.numpy(), estimates.numpy())]
+        passes.append(estimates.flip(1).where(torch.tensor(exchanged)[:, None, None], estimates))
     return sum(passes) / shifts
-
-
-def _in_order_of(first: Tensor, estimates: Tensor) -> Tensor:
-    """Shape: (B, S, T), (B, S, T) -> (B, S, T), the second in the order of voices that is nearer to the first."""
-    exchanged = estimates.flip(1)
-    nearer = (first * estimates).sum((1, 2)) >= (first * exchanged).sum((1, 2))
-    return estimates.where(nearer[:, None, None], exchanged)

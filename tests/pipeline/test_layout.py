@@ -131,9 +131,12 @@ def test_indexing_is_quick_and_writes_nothing(tmp_path):
                 folder.mkdir(parents=True)
             os.close(os.open(folder / f"{index:011d}_{index + 1:011d}.wav", os.O_CREAT))
     before = sorted(os.listdir(tmp_path))
-    began = time.process_time()  # what other processes take is not counted
-    mixes, _ = index_mixes(tmp_path)
-    seconds = time.process_time() - began
+    durations = []
+    for _ in range(3):  # the quickest counts: other processes may be at work
+        began = time.perf_counter()
+        mixes, _ = index_mixes(tmp_path)
+        durations.append(time.perf_counter() - began)
+    seconds = min(durations)
     assert len(mixes) == count
     assert seconds * 28_000 / count < 10, f"{seconds:.2f} s for {count} mixes"
     assert sorted(os.listdir(tmp_path)) == before
