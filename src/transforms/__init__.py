@@ -3,8 +3,8 @@
 ===========================  ==========================================  ======================================
 hook (dataset argument)      called with                                 transforms
 ===========================  ==========================================  ======================================
-``voice_transforms``         one voice (T,), before mixing;              ``RoomImpulseResponse``
-                             only in ``DynamicMixingDataset``
+``voice_transforms``         one voice (T,), before mixing;              ``FormantShift``, ``RandomEqualizer``,
+                             only in ``DynamicMixingDataset``            ``RoomImpulseResponse``
 ``item_transforms``          the whole item (dict), after mixing         ``AddNoise``, ``RandomGain``,
                                                                          ``FrameDrop``, ``FrameShift``,
                                                                          ``StreamDrop``
@@ -13,11 +13,13 @@ hook (dataset argument)      called with                                 transfo
                              the device
 ===========================  ==========================================  ======================================
 
-They keep the mixture equal to the sum of the sources plus the noise: reverberation comes before mixing, and the
-reverberant voice is the target; noise joins the mixture alone; gain scales mixture and sources alike. All draw from
-torch's generator, which the datasets seed for every item.
+They keep the mixture equal to the sum of the sources plus the noise: throat, channel and reverberation come before
+mixing, and the voice as they leave it is the target; noise joins the mixture alone; gain scales mixture and sources
+alike. All draw from torch's generator, which the datasets seed for every item.
 """
 
+from src.transforms.equalizer import RandomEqualizer
+from src.transforms.formant_shift import FormantShift
 from src.transforms.gain import RandomGain
 from src.transforms.noise import AddNoise
 from src.transforms.reverberation import RecordedRooms, RoomImpulseResponse, SimulatedRooms
@@ -25,8 +27,10 @@ from src.transforms.visual_drop import FrameDrop, FrameShift, StreamDrop
 
 __all__ = [
     "AddNoise",
+    "FormantShift",
     "FrameDrop",
     "FrameShift",
+    "RandomEqualizer",
     "RandomGain",
     "RecordedRooms",
     "RoomImpulseResponse",

@@ -7,8 +7,10 @@ import torch
 
 from src.transforms import (
     AddNoise,
+    FormantShift,
     FrameDrop,
     FrameShift,
+    RandomEqualizer,
     RandomGain,
     RecordedRooms,
     RoomImpulseResponse,
@@ -230,6 +232,68 @@ def test_rooms_are_left_out_by_chance(tmp_path):
     assert 70 < dry < 130
 
 
+def vowel(pitch_hz: float, formants_hz: tuple[float, ...]) -> torch.Tensor:
+    """A second of pulses through resonances 200 Hz wide."""
+    pulses = torch.zeros(RATE)
+    pulses[torch.arange(0, RATE, RATE / pitch_hz).long()] = 1.0
+    hertz = torch.fft.rfftfreq(RATE, 1 / RATE)
+    response = sum(1 / (1 + ((hertz - formant) / 100).square()) for formant in formants_hz)
+    return torch.fft.irfft(torch.fft.rfft(pulses) * response)
+
+
+def centre_hz(voice: torch.Tensor, low: int, high: int) -> float:
+    """Mean frequency of the power between two."""
+    power = torch.fft.rfft(voice).abs().square()[low:high]
+    return float((power * torch.arange(low, high)).sum() / power.sum())
+
+
+@pytest.mark.parametrize("ratio", [0.85, 1.0, 1.2])
+def test_formants_move_and_pitch_and_time_stay(ratio):
+    pitch_hz = 125
+    voice = vowel(pitch_hz, (700.0, 2500.0))
+    moved = FormantShift(p=1.0, ratio=[ratio, ratio])(voice)
+    assert moved.shape == voice.shape
+    for formant in (700, 2500):
+        before = centre_hz(voice, int(formant * 0.7), int(formant * 1.3))
+        after = centre_hz(moved, int(formant * ratio * 0.7), int(formant * ratio * 1.3))
+        assert after / before == pytest.approx(ratio, rel=0.03)
+    power = torch.fft.rfft(moved).abs().square()
+    harmonics = power[pitch_hz::pitch_hz].sum() / power.sum()
+    assert harmonics > 0.95  # pulses at the same times
+    assert abs(lag(voice, moved)) <= 1
+    if ratio == 1:
+        torch.testing.assert_close(moved, voice, atol=1e-5, rtol=0)
+
+
+def test_formant_shift_leaves_silence_and_pieces_without_a_frame():
+    transform = FormantShift(p=1.0)
+    assert torch.equal(transform(torch.zeros(RATE)), torch.zeros(RATE))
+    assert torch.equal(transform(torch.ones(100)), torch.ones(100))
+
+
+def test_equalizer_is_smooth_bounded_and_without_delay():
+    click = torch.zeros(2 * RATE)
+    click[RATE] = 1.0
+    highest, lowest = [], []
+    for _ in range(50):
+        heard = RandomEqualizer(p=1.0, gain_db=6.0, num_points=5)(click)
+        assert int(heard.abs().argmax()) == RATE
+        gains_db = 20 * torch.fft.rfft(heard).abs().log10()
+        highest.append(float(gains_db.max()))
+        lowest.append(float(gains_db.min()))
+        per_octave = gains_db[240::120][:100].diff().abs()  # steps of 60 Hz from 120 Hz
+        assert per_octave.max() < 8  # at most 12 dB in the 1.8 octaves between two points
+    assert max(highest) < 6.1 and min(lowest) > -6.1
+    assert max(highest) > 4 and min(lowest) < -4
+
+
+@pytest.mark.parametrize("transform", [FormantShift, RandomEqualizer])
+def test_voices_are_left_alone_by_chance(transform):
+    voice = torch.randn(4000)
+    same = sum(torch.equal(transform(p=0.4)(voice), voice) for _ in range(200))
+    assert 90 < same < 150
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -240,6 +304,10 @@ def test_rooms_are_left_out_by_chance(tmp_path):
         lambda folder: SimulatedRooms(num_rooms=0),
         lambda folder: SimulatedRooms(rt60_s=[0, 1]),
         lambda folder: SimulatedRooms(distance_m=[5, 6], size_m=[3, 4]),
+        lambda folder: FormantShift(ratio=[1.2, 0.8]),
+        lambda folder: FormantShift(ratio=[0, 1]),
+        lambda folder: RandomEqualizer(gain_db=-1),
+        lambda folder: RandomEqualizer(num_points=1),
         lambda folder: FrameDrop(share=1.0),
         lambda folder: FrameDrop(share=0.9, run_frames=2),
         lambda folder: StreamDrop(p=-0.1),
