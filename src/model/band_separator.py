@@ -71,8 +71,9 @@ class BandSeparator(nn.Module):
         deep_fusion: lips cue every voice block; False: the first one only.
         anonymous_blocks: voice blocks that run before the lips are matched to the voices, with learnt cues in place of
             lips; 0 matches nothing, and lips cue all blocks.
-        max_lag: STFT frames that the lips may be out of step with the voice; they are matched at all lags up to it and
+        max_lag: steps that the lips may be out of step with the voice; they are matched at all lags up to it and
             brought into step. 0 takes them as they are.
+        matching_step: STFT frames between two that lips are matched at.
         matching_channels: width of the network that tells the movement of the lips from the voice; 0 is a linear map.
         exchange: whether voices see each other between voice blocks.
         consistent: masks of the two voices sum to one, so that the estimates sum to the mixture.
@@ -105,6 +106,7 @@ class BandSeparator(nn.Module):
         deep_fusion: bool = True,
         anonymous_blocks: int = 1,
         max_lag: int = 0,
+        matching_step: int = 1,
         matching_channels: int = 0,
         exchange: bool = True,
         consistent: bool = True,
@@ -147,7 +149,13 @@ class BandSeparator(nn.Module):
             )
             if anonymous_blocks:
                 self.matching = LipMatching(
-                    channels, num_bands, squeezed, self.lips.num_directions, max_lag, matching_channels
+                    channels,
+                    num_bands,
+                    squeezed,
+                    self.lips.num_directions,
+                    max_lag,
+                    matching_channels,
+                    step=matching_step,
                 )
         self.cues = nn.ModuleList(
             LipCue(cue_channels, channels, num_bands * squeezed, scales=fusion == "scale_shift")

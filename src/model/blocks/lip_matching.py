@@ -16,7 +16,7 @@ class Evidence:
 
     Attributes:
         order: (B,) log odds that voice i goes with lips i.
-        lags: (B, S, L) probability of each lag of lips s, earliest lips first; even where there are no lips.
+        lags: (B, S, L) probability of each lag of lips s, earliest lips first, in steps; even where there are no lips.
         likelihood: (B S, B S) log likelihood of all lips of the batch (columns) under all its voices (rows), up to what
             depends on the lips alone; None unless it was asked for.
     """
@@ -70,9 +70,10 @@ class LipMatching(nn.Module):
         num_bands: K.
         squeezed: channels a band keeps in the description of the sound.
         lip_directions: P.
-        max_lag: STFT frames that lips may come early or late; L = 2 max_lag + 1.
+        max_lag: steps that lips may come early or late; L = 2 max_lag + 1.
         hidden: channels of the network that adds to the linear map from the sound to the movement; 0 is the map alone.
-        context: frames of sound around each that describe it.
+        context: steps of sound around each that describe it.
+        step: STFT frames between two that are looked at; lips are too slow for each frame of a short hop to count.
     """
 
     def __init__(
@@ -84,9 +85,10 @@ class LipMatching(nn.Module):
         max_lag: int = 0,
         hidden: int = 0,
         context: int = 11,
+        step: int = 1,
     ) -> None:
         super().__init__()
-        self.max_lag = max_lag
+        self.max_lag, self.step = max_lag, step
         self.norm = nn.LayerNorm(channels)
         self.squeeze = nn.Linear(channels, squeezed)
         features = num_bands * squeezed
@@ -98,23 +100,25 @@ class LipMatching(nn.Module):
         self, voices: Tensor, lips: Tensor, used: Tensor, frames_per_second: float, *, across: bool = False
     ) -> Evidence:
         """Shape: voices (B, S, N, K, C), lips (B, S, N, P), used (B, S). `across` asks for the likelihood."""
+        voices, lips = voices[:, :, :: self.step], lips[:, :, :: self.step]
         vectors = self.squeeze(self.norm(voices)).flatten(3).flatten(0, 1).transpose(1, 2)  # (B S, K q, N)
         sound = self.sound(vectors)  # (B S, P, N)
         if self.more is not None:
             sound = sound + self.more(vectors)
         lips = torch.where(used[:, :, None, None], lips - lips.mean(dim=2, keepdim=True), 0.0)
         with torch.autocast(sound.device.type, enabled=False):
-            return self._weigh(sound.float(), self._at_lags(lips.float()), used, frames_per_second, across)
+            steps_per_second = frames_per_second / self.step
+            return self._weigh(sound.float(), self._at_lags(lips.float()), used, steps_per_second, across)
 
     def _weigh(
-        self, sound: Tensor, lips: Tensor, used: Tensor, frames_per_second: float, across: bool
+        self, sound: Tensor, lips: Tensor, used: Tensor, steps_per_second: float, across: bool
     ) -> Evidence:
         """Shape: sound (B S, P, N), lips (B, S, N, P, L), used (B, S)."""
         sound = sound - sound.mean(dim=-1, keepdim=True)
         square = (sound.square().sum(-1) * self.log_noise.float().exp()).sum(-1) / 2  # (B S,)
         product = torch.einsum("bvpn,bsnpl->bvsl", sound.unflatten(0, used.shape), lips)
         square_where_used = square.unflatten(0, used.shape)[:, :, None] * used[:, None]  # (B, V, S)
-        score = (product - square_where_used[..., None]) / frames_per_second
+        score = (product - square_where_used[..., None]) / steps_per_second
         odds = score.logsumexp(dim=-1)
         order = odds[:, 0, 0] + odds[:, 1, 1] - odds[:, 0, 1] - odds[:, 1, 0]
         lags = score.softmax(dim=-1)
@@ -124,33 +128,31 @@ class LipMatching(nn.Module):
         if not across:
             return Evidence(order, lags)
         product = torch.einsum("vpn,snpl->vsl", sound, lips.flatten(0, 1))
-        return Evidence(
-            order, lags, ((product - square[:, None, None]) / frames_per_second).logsumexp(dim=-1)
-        )
+        return Evidence(order, lags, ((product - square[:, None, None]) / steps_per_second).logsumexp(dim=-1))
 
     def in_step(self, lips: Tensor, lags: Tensor) -> Tensor:
         """Lips brought into step with the sound. Shape: lips (B, S, N, V), lags (B, S, L) -> (B, S, N, V)."""
         if not self.max_lag:
             return lips
-        padded = self._padded(lips).transpose(
-            0, 1
-        )  # (V, B S, N + L - 1): a filter of its own for each of the lips
-        moved = functional.conv1d(padded, lags.to(lips.dtype).flatten(0, 1)[:, None], groups=padded.shape[1])
+        padded = self._padded(lips, self.max_lag * self.step).transpose(0, 1)  # (V, B S, N + (L - 1) step)
+        filters = lags.to(lips.dtype).flatten(0, 1)[:, None]  # one for each of the lips
+        moved = functional.conv1d(padded, filters, groups=len(filters), dilation=self.step)
         return moved.permute(1, 2, 0).unflatten(0, lips.shape[:2])
 
     def _at_lags(self, lips: Tensor) -> Tensor:
-        """Lips moved by every lag against the sound, edge frames held. Shape: (B, S, N, V) -> (B, S, N, V, L).
+        """Lips moved by every lag against the sound, edges held. Shape: (B, S, N, V) -> (B, S, N, V, L), N in steps.
 
-        The first of the L shows at each frame the lips max_lag frames before it: lips that came early are in step then.
+        The first of the L shows at each step the lips max_lag steps before it: lips that came early are in step then.
         """
         if not self.max_lag:
             return lips[..., None]
-        moved = self._padded(lips).unfold(2, 2 * self.max_lag + 1, 1)  # (B S, V, N, L)
+        moved = self._padded(lips, self.max_lag).unfold(2, 2 * self.max_lag + 1, 1)  # (B S, V, N, L)
         return moved.transpose(1, 2).unflatten(0, lips.shape[:2])
 
-    def _padded(self, lips: Tensor) -> Tensor:
-        """Edge frames held for the largest lag. Shape: (B, S, N, V) -> (B S, V, N + L - 1)."""
-        return functional.pad(lips.flatten(0, 1).transpose(1, 2), (self.max_lag,) * 2, mode="replicate")
+    @staticmethod
+    def _padded(lips: Tensor, width: int) -> Tensor:
+        """Edges held for so many frames. Shape: (B, S, N, V) -> (B S, V, N + 2 width)."""
+        return functional.pad(lips.flatten(0, 1).transpose(1, 2), (width, width), mode="replicate")
 
     def forward(self, voices: Tensor, order: Tensor, used: Tensor) -> Tensor:
         """Voices in the order of the lips, in doubt something of both orders.

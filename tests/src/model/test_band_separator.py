@@ -228,6 +228,7 @@ def test_the_family_keeps_its_budgets(name, parameters, macs, visual_dim):
         {"deep_fusion": False, "anonymous_blocks": 0},
         {"anonymous_blocks": 2},
         {"max_lag": 4},
+        {"max_lag": 4, "hop": 128, "matching_step": 2},
         {"complex_masks": True},
         {"window": 768},
         {"units": 8},

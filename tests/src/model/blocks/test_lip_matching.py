@@ -10,9 +10,9 @@ from src.model.blocks.lip_matching import LipMatching
 FRAMES, BANDS, CHANNELS = 120, 3, 4
 
 
-def make_matching(max_lag: int = 0) -> LipMatching:
+def make_matching(max_lag: int = 0, step: int = 1) -> LipMatching:
     """One whose description of a voice is the first channel of its first band, at the frame itself."""
-    block = LipMatching(CHANNELS, BANDS, 1, 1, max_lag, context=1)
+    block = LipMatching(CHANNELS, BANDS, 1, 1, max_lag, context=1, step=step)
     block.norm = torch.nn.Identity()
     with torch.no_grad():
         for parameter in block.parameters():
@@ -140,3 +140,21 @@ def test_other_lips_do_not_need_to_be_there_for_a_lag_to_be_found():
         evidence = matching.evidence(voices, lips.roll(3, 2), used, 62.5)
     assert evidence.order > 2 and evidence.lags[0, 0].argmax() == 9
     torch.testing.assert_close(evidence.lags[0, 1], torch.full((13,), 1 / 13))
+
+
+def test_a_hop_half_as_long_at_twice_the_step_tells_the_same():
+    voices, lips = moving()
+    lips = lips.roll(4, 2)
+    finer = voices.repeat_interleave(2, 2), lips.repeat_interleave(2, 2)
+    coarse, fine = make_matching(max_lag=6), make_matching(max_lag=6, step=2)
+    with torch.no_grad():
+        evidence, again = (
+            coarse.evidence(voices, lips, BOTH, 62.5, across=True),
+            fine.evidence(*finer, BOTH, 125.0, across=True),
+        )
+        torch.testing.assert_close(again.order, evidence.order)
+        torch.testing.assert_close(again.lags, evidence.lags)
+        torch.testing.assert_close(again.likelihood, evidence.likelihood)
+        mended = fine.in_step(finer[1], again.lags)
+        expected = coarse.in_step(lips, evidence.lags).repeat_interleave(2, 2)
+        torch.testing.assert_close(mended[:, :, 24:-24], expected[:, :, 24:-24])
