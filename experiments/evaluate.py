@@ -12,8 +12,10 @@ what a missing mouth costs is told by the column of the mixtures that have two.
 import argparse
 import csv
 import json
+import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,34 +43,27 @@ USES = [
 ]
 
 
-def call(script: str, *options: str, partly: bool = False) -> None:
+def call(script: str, *options: str, partly: bool = False, **environment: str) -> None:
     """Run one of the project's scripts; `partly` takes no offence where it did not cover all files.
 
     Raises:
         subprocess.CalledProcessError: it failed.
     """
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL if partly else None}
-    done = subprocess.run([sys.executable, script, *options], cwd=ROOT, check=False, **quiet)
+    command = [sys.executable, script, *options]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | environment, check=False, **quiet)
     if done.returncode not in ((0, 3) if partly else (0,)):
         raise subprocess.CalledProcessError(done.returncode, [script, *options])
 
 
 def evaluate(options: argparse.Namespace, part: str, uses: list) -> list[str]:
     """Rows of the table for one part of the data."""
-    rows, separated = [], {}
+    rows = []
     mixes, _ = mixture_index(options.root, part)
     two_mouths = {mix["utt_id"] for mix in mixes if mix["mouth1"] and mix["mouth2"]}
+    separated = separate(options, part, list(dict.fromkeys(tuple(how) for _, how, _, _ in uses)))
     for name, how, pit, only in uses:
-        key = tuple(how)
-        if key not in separated:
-            separated[key] = options.out / f"{part}_{len(separated)}"
-            limit = [f"datasets.custom.limit={options.gap}"] if part == "train" else []
-            call(
-                "inference.py", f"root={options.root}", f"part={part}", f"save_path={separated[key]}",
-                f"checkpoint={options.checkpoint}", f"cache={options.cache or 'null'}", "metrics.inference=[]", *how,
-                *limit,
-            )  # fmt: skip
-        pred = separated[key]
+        pred = separated[tuple(how)]
         call(
             "calc_metrics.py", f"pred={pred}", f"truth={options.root / 'audio' / part}",
             f"groups={options.root / 'utterances.csv'}", f"pit={str(pit).lower()}",
@@ -81,6 +76,25 @@ def evaluate(options: argparse.Namespace, part: str, uses: list) -> list[str]:
         rows.append(f"| {part}: {name} | {' | '.join(cells)} | {kept} |")
         print(rows[-1], flush=True)
     return rows
+
+
+def separate(
+    options: argparse.Namespace, part: str, ways: list[tuple[str, ...]]
+) -> dict[tuple[str, ...], Path]:
+    """Where the estimates of each way to separate lie; one way a core, which is quicker than all cores for each."""
+    limit = [f"datasets.custom.limit={options.gap}"] if part == "train" else []
+    separated = {how: options.out / f"{part}_{number}" for number, how in enumerate(ways)}
+
+    def one(how: tuple[str, ...]) -> None:
+        call(
+            "inference.py", f"root={options.root}", f"part={part}", f"save_path={separated[how]}",
+            f"checkpoint={options.checkpoint}", f"cache={options.cache or 'null'}", "metrics.inference=[]", *how,
+            *limit, OMP_NUM_THREADS="1",
+        )  # fmt: skip
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(one, ways))
+    return separated
 
 
 def cell(measured: dict | None, metric: str) -> str:
