@@ -3,6 +3,7 @@
 What happens to one batch is left to `Trainer`.
 """
 
+import inspect
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -34,6 +35,16 @@ AMP = ("auto", "bfloat16", "bfloat16_weights", "off")
 def autocasts(amp: str, device: torch.device) -> bool:
     """Whether training runs under autocast to bfloat16: `auto` does where a GPU computes in it (a T4 does not)."""
     return amp == "bfloat16" or (amp == "auto" and device.type == "cuda" and has_bfloat16(device))
+
+
+def with_defaults(model: nn.Module, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a model, those that it did not have yet when they were written down at their defaults."""
+    parameters = inspect.signature(type(model)).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in (defaults | options).items()
+    }
 
 
 class TrainingDiverged(RuntimeError):
@@ -305,10 +316,14 @@ class BaseTrainer(ABC):
     def _resume(self, name: str) -> None:
         path = self.run_dir / name if (self.run_dir / name).is_file() else Path(name)
         checkpoint = load_checkpoint(path)
-        if checkpoint["config"]["model"] != self.config["model"]:
+        trained, now = (
+            with_defaults(self.model, side["model"]) for side in (checkpoint["config"], self.config)
+        )
+        unlike = [name for name in trained | now if trained.get(name) != now.get(name)]
+        if unlike:
             raise CheckpointError(
-                f"checkpoint {path} was trained with another model configuration: resume with the same model "
-                f"options ({checkpoint['config']['model']})"
+                f"checkpoint {path} was trained with another model configuration: resume with "
+                + " ".join(f"model.{name}={trained.get(name)}" for name in unlike)
             )
         self._check_front_end(checkpoint["front_end"], path)
         self.model.load_state_dict(checkpoint["state_dict"])

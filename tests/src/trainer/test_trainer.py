@@ -11,7 +11,13 @@ import pytest
 import torch
 
 from src.trainer.base_trainer import TrainingDiverged
-from src.trainer.checkpoint import CheckpointError, find_checkpoint, load_checkpoint, load_weights
+from src.trainer.checkpoint import (
+    CheckpointError,
+    find_checkpoint,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+)
 from tests.src.trainer.tones import compose, make_trainer
 
 
@@ -140,10 +146,20 @@ def test_early_stop(tmp_path):
 
 def test_resuming_with_another_model_or_other_lips_is_refused(tmp_path):
     make_trainer(tmp_path, "trainer.n_epochs=1").train()
-    with pytest.raises(CheckpointError, match="model configuration"):
+    with pytest.raises(CheckpointError, match=r"model configuration: resume with model\.channels=8$"):
         make_trainer(tmp_path, "trainer.resume_from=last.pt", "model.channels=16")
     with pytest.raises(CheckpointError, match="weights_sha256"):
         make_trainer(tmp_path, "trainer.resume_from=last.pt", front_end={"weights_sha256": "f00"})
+
+
+def test_a_run_older_than_an_option_of_its_model_is_resumed(tmp_path):
+    make_trainer(tmp_path, "trainer.n_epochs=1").train()
+    checkpoint = load_checkpoint(tmp_path / "last.pt")
+    del checkpoint["config"]["model"]["matching_step"]
+    save_checkpoint(tmp_path / "last.pt", checkpoint)
+    assert make_trainer(tmp_path, "trainer.resume_from=last.pt").step == 3
+    with pytest.raises(CheckpointError, match=r"resume with model\.matching_step=1$"):
+        make_trainer(tmp_path, "trainer.resume_from=last.pt", "model.matching_step=2")
 
 
 def test_damaged_or_foreign_checkpoints_are_named(tmp_path):
