@@ -99,7 +99,7 @@ OURS = {
     "small": Ours(
         "small.safetensors",
         "separator on sync_light",
-        "603c9516d4a3be7dda17c9e028be1bc9fae05144dcbf3b74f2c8cf900718c803",
+        "6a0d3053955ccaf467a13eeb0865557deeed559a24a466a0e6e9b7fd900b4fd5",
     ),
 }
 
