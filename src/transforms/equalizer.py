@@ -4,6 +4,7 @@ import torch
 
 from pipeline.audio_io import SAMPLE_RATE_HZ
 from pipeline.draw import chance, checked_probability
+from pipeline.interpolation import between_frames
 
 _LOWEST_HZ = 60.0
 
@@ -41,7 +42,6 @@ class RandomEqualizer:
         hertz = torch.fft.rfftfreq(size, 1 / SAMPLE_RATE_HZ).clamp_min(_LOWEST_HZ)
         octaves = (hertz / _LOWEST_HZ).log2()
         place = octaves / octaves[-1] * (self._num_points - 1)
-        below = place.floor().long().clamp(max=self._num_points - 2)
-        response_db = torch.lerp(gains_db[below], gains_db[below + 1], place - below)
+        response_db = between_frames(gains_db, place)
         spectrum = torch.fft.rfft(voice, size) * 10 ** (response_db / 20)
         return torch.fft.irfft(spectrum, size)[:num_samples]

@@ -1,10 +1,12 @@
 """Another throat for the same voice: formants move, pitch and time stay."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 
 from pipeline.draw import chance, checked_probability, checked_range, uniform
+from pipeline.interpolation import between_frames
 
 _WINDOW, _HOP = 512, 128  # 32 and 8 ms
 _QUEFRENCY = 40  # 2.5 ms: what changes slower over frequency is the throat, what changes faster the pitch
@@ -43,15 +45,13 @@ class FormantShift:
         """Return the voice (T,) out of another throat, (T,)."""
         if not chance(self._p) or voice.numel() <= _WINDOW:
             return voice
-        low, high = torch.tensor(self._ratio).log().tolist()
-        ratio = torch.tensor(uniform(low, high)).exp()
+        low, high = self._ratio
+        ratio = math.exp(uniform(math.log(low), math.log(high)))
         window = torch.hann_window(_WINDOW)
         spectrum = torch.stft(voice, _WINDOW, _HOP, window=window, return_complex=True)  # (Q, N)
         envelope = self._envelope(spectrum)
-        place = (torch.arange(len(envelope)) / ratio).clamp(max=len(envelope) - 1)
-        below = place.long().clamp(max=len(envelope) - 2)
-        stretched = torch.lerp(envelope[below], envelope[below + 1], (place - below)[:, None])
-        most = _MOST_DB / 20 * torch.log(torch.tensor(10.0))
+        stretched = between_frames(envelope, torch.arange(len(envelope)) / ratio)
+        most = _MOST_DB / 20 * math.log(10)
         gain = (stretched - envelope).clamp(-most, most).exp()
         return torch.istft(spectrum * gain, _WINDOW, _HOP, window=window, length=voice.numel())
 
