@@ -1,7 +1,7 @@
 """Band-split separator of two voices in one pass, cued by lips or by nothing.
 
 STFT -> band split -> shared audio blocks -> anonymous voice blocks -> matching of voices to lips -> voice blocks cued
-by lips, with exchange -> mask per voice under mixture consistency -> inverse STFT.
+by lips, with exchange, in one round or more -> mask per voice under mixture consistency -> inverse STFT.
 
 Axes: B batch, S = 2 voices, T samples, F video frames, D lip embedding, N STFT frames, Q bins, K bands,
 C channels.
@@ -14,6 +14,7 @@ from src.model.blocks.absent_lips import AbsentLips
 from src.model.blocks.band_split import BandDecoder, BandEncoder
 from src.model.blocks.lip_fusion import LipEncoder
 from src.model.blocks.lip_matching import LipMatching
+from src.model.blocks.repeat_gate import RepeatGate
 from src.model.blocks.stft import Stft
 from src.model.blocks.time_frequency import SpeakerExchange, TimeFrequencyBlock
 from src.model.blocks.voices import NUM_VOICES, lips_used, no_lips, summary, unit_level
@@ -81,9 +82,10 @@ class BandSeparator(nn.Module):
         window, hop: STFT, in samples at 16 kHz.
         dilations: time dilation of one block after the other, shared ones first; repeated as often as needed.
         units: of a bidirectional LSTM along time in place of the full-band convolution; 0 is the convolution.
+        rounds: times that the voice blocks cued by lips are run one after the other, with the same weights.
 
     Raises:
-        ValueError: an unknown fusion, or an STFT or band split that cannot be.
+        ValueError: an unknown fusion, no round, or an STFT or band split that cannot be.
     """
 
     HALF_WEIGHTS = True  # runs in the format of its weights, see `src.trainer.half_weights`
@@ -115,6 +117,7 @@ class BandSeparator(nn.Module):
         hop: int = 256,
         dilations: tuple[int, ...] = (1, 2, 4, 8, 16),
         units: int = 0,
+        rounds: int = 1,
     ) -> None:
         super().__init__()
         if not 0 <= anonymous_blocks < voice_blocks:
@@ -124,6 +127,8 @@ class BandSeparator(nn.Module):
             )
         if fusion not in FUSIONS:
             raise ValueError(f"model.fusion={fusion}: choose one of {', '.join(FUSIONS)}")
+        if rounds < 1:
+            raise ValueError(f"model.rounds={rounds}: must be 1 or more")
         self.visual_dim, self.anonymous_blocks, self.consistent = visual_dim, anonymous_blocks, consistent
         self.stft = Stft(window, hop)
         self.encoder = BandEncoder(self.stft.num_bins, num_bands, num_features=3, channels=channels)
@@ -137,6 +142,7 @@ class BandSeparator(nn.Module):
         self.exchange = nn.ModuleList(
             SpeakerExchange(channels) for _ in range(voice_blocks if exchange else 0)
         )
+        self.repeats = nn.ModuleList(RepeatGate(channels) for _ in range(rounds - 1))
         self.absent = AbsentLips(cue_channels)
         if visual_dim:
             self.lips = LipEncoder(
@@ -196,7 +202,7 @@ class BandSeparator(nn.Module):
         with torch.autocast(mix.device.type, enabled=False):
             spectrum = self.stft(unit.float())
             features = self.features(spectrum)
-        size, num_frames = features.shape[:2]
+        num_frames = features.shape[1]
         embedding = self.encoder(features.to(self.norm.weight.dtype))
         for block in self.shared:
             embedding = block(embedding)
@@ -209,25 +215,37 @@ class BandSeparator(nn.Module):
         anonymous = self.absent(no_lips(mix))[:, :, None].expand(-1, -1, num_frames, -1)
         embedding = embedding[:, None].expand(-1, NUM_VOICES, -1, -1, -1)
         outputs = {"visual_mask": used}
-        for i, block in enumerate(self.voices):
-            if i == self.anonymous_blocks and i and directions is not None:
-                evidence = self.matching.evidence(
-                    embedding, directions, used, SAMPLE_RATE_HZ / self.stft.hop, across=self.training
-                )
-                if self.training:
-                    outputs["anonymous"] = self._decode(embedding, spectrum, mix.shape[-1]) * level[:, None]
-                    outputs |= {"order": evidence.order, "likelihood": evidence.likelihood}
-                embedding = self.matching(embedding, evidence.order, used)
-                cue = torch.where(used[:, :, None, None], self.matching.in_step(cue, evidence.lags), cue)
-            if self.exchange:
-                embedding = self.exchange[i](embedding)
-            voices, full_band = embedding.flatten(0, 1), None
-            if i < len(self.cues):
-                now = anonymous if i < self.anonymous_blocks else cue
-                voices, full_band = self.cues[i](voices, now.flatten(0, 1))
-            embedding = block(voices, full_band).unflatten(0, (size, NUM_VOICES))
+        for i in range(self.anonymous_blocks):
+            embedding = self._voice_block(i, embedding, anonymous)
+        if self.anonymous_blocks and directions is not None:
+            evidence = self.matching.evidence(
+                embedding, directions, used, SAMPLE_RATE_HZ / self.stft.hop, across=self.training
+            )
+            if self.training:
+                outputs["anonymous"] = self._decode(embedding, spectrum, mix.shape[-1]) * level[:, None]
+                outputs |= {"order": evidence.order, "likelihood": evidence.likelihood}
+            embedding = self.matching(embedding, evidence.order, used)
+            cue = torch.where(used[:, :, None, None], self.matching.in_step(cue, evidence.lags), cue)
+        embedding = self._cued_blocks(embedding, cue)
+        for repeat in self.repeats:
+            embedding = repeat(embedding, self._cued_blocks(embedding, cue))
         outputs["estimates"] = self._decode(embedding, spectrum, mix.shape[-1]) * level[:, None]
         return outputs
+
+    def _cued_blocks(self, embedding: Tensor, cue: Tensor) -> Tensor:
+        """Shape: (B, S, N, K, C), cue (B, S, N, V) -> (B, S, N, K, C)."""
+        for i in range(self.anonymous_blocks, len(self.voices)):
+            embedding = self._voice_block(i, embedding, cue)
+        return embedding
+
+    def _voice_block(self, i: int, embedding: Tensor, cue: Tensor) -> Tensor:
+        """Shape: (B, S, N, K, C), cue (B, S, N, V) -> (B, S, N, K, C)."""
+        if self.exchange:
+            embedding = self.exchange[i](embedding)
+        voices, full_band = embedding.flatten(0, 1), None
+        if i < len(self.cues):
+            voices, full_band = self.cues[i](voices, cue.flatten(0, 1))
+        return self.voices[i](voices, full_band).unflatten(0, (-1, NUM_VOICES))
 
     def _decode(self, embedding: Tensor, spectrum: Tensor, num_samples: int) -> Tensor:
         """Shape: embedding (B, S, N, K, C), complex spectrum (B, Q, N) -> (B, S, T) at the level of the spectrum."""

@@ -232,6 +232,7 @@ def test_the_family_keeps_its_budgets(name, parameters, macs, visual_dim):
         {"complex_masks": True},
         {"window": 768},
         {"units": 8},
+        {"rounds": 2},
     ],
     ids=str,
 )
