@@ -253,6 +253,16 @@ def test_blocks_without_lips_must_leave_one_that_has_them():
         small(voice_blocks=3, anonymous_blocks=3)
 
 
+def test_no_round_is_refused():
+    with pytest.raises(ValueError, match=r"model\.rounds=0: must be 1 or more"):
+        small(rounds=0)
+
+
+def test_more_rounds_cost_no_parameters_but_a_gate():
+    one, three = (sum(p.numel() for p in small(rounds=rounds).parameters()) for rounds in (1, 3))
+    assert three - one == 2 * small().norm.weight.numel()
+
+
 def test_voices_before_the_matching_are_told_in_training_alone():
     model, mix, visual = small(), mixture(2, 8000), lips(2, 13)
     outputs = model.train()(mix, visual)

@@ -147,3 +147,14 @@ def test_a_deeper_separator_begins_as_the_one_it_grows_from(tmp_path):
         torch.testing.assert_close(grown(mix, lips)["estimates"], model(mix, lips)["estimates"])
     grown.train()(mix, lips)["estimates"][:, 0].square().sum().backward()
     assert grown.voices[4].local.out.weight.grad.any() and grown.cues[4].scale.weight.grad.any()
+
+
+def test_a_separator_of_more_rounds_begins_as_the_one_it_grows_from_and_learns_to_use_them(tmp_path):
+    model = trained(tmp_path)
+    grown = BandSeparator(**SIZES, rounds=3).eval()
+    assert start_from(grown, tmp_path) == ["repeats.0.weight", "repeats.1.weight"]
+    mix, lips = torch.randn(1, 8000), torch.randn(1, 2, 13, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(grown(mix, lips)["estimates"], model(mix, lips)["estimates"])
+    grown.train()(mix, lips)["estimates"][:, 0].square().sum().backward()
+    assert all(repeat.weight.grad.any() for repeat in grown.repeats)
