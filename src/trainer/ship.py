@@ -1,12 +1,17 @@
 """Make a trained separator small enough to ship: `python -m src.trainer.ship --checkpoint RUN --out FILE`.
 
 The file holds the weights meant for use in half precision, the configuration that they were trained by, and the
-identity of their lip embeddings. `inference.py` and `trainer.init_from` read it like any checkpoint.
+identity of their lip embeddings. `inference.py` and `trainer.init_from` read it like any checkpoint. With
+`--mean-with OTHER ...` the weights are the mean of those of several runs that began with one another.
 """
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from pipeline.default_weights import SHIPPED
 from pipeline.lipreading.weights import file_digest
@@ -16,23 +21,57 @@ from src.trainer.checkpoint import (
     find_checkpoint,
     load_checkpoint,
     ship_checkpoint,
+    start_from,
 )
+from src.trainer.separator import load_separator
 from src.utils.io_utils import ROOT_PATH
 
 
-def ship(checkpoint: Path, out: Path) -> Path:
+def mean_weights(checkpoint: Path, others: Sequence[Path]) -> dict[str, Tensor]:
+    """Mean of the weights of several trainings, in the shape of the first one's model.
+
+    Where one training went on from the other, the mean is often better on new data than either (Wortsman et al., "Model
+    soups", 2022). What another one does not have counts as zero where it begins as zero, such as the gate of a round.
+
+    Raises:
+        CheckpointError: one cannot be read, has other lips, or lacks weights.
+    """
+    separator = load_separator(checkpoint)
+    sets = [{name: value.clone() for name, value in separator.model.state_dict().items()}]
+    for other in others:
+        path = find_checkpoint(other) if other.is_dir() else other
+        lips = load_checkpoint(path).get("front_end") or {}
+        if lips.get("weights_sha256") != (separator.front_end or {}).get("weights_sha256"):
+            raise CheckpointError(
+                f"{path} was trained on other lips than {separator.path}: no mean makes sense"
+            )
+        lacks = start_from(separator.model, path)
+        weights = separator.model.state_dict()
+        if lacks := [name for name in lacks if weights[name].any()]:
+            raise CheckpointError(f"{path} lacks {', '.join(lacks)} of {separator.path}: no mean makes sense")
+        sets.append({name: value.clone() for name, value in weights.items()})
+    return {
+        name: torch.stack([weights[name] for weights in sets]).mean(0) if value.is_floating_point() else value
+        for name, value in sets[0].items()
+    }
+
+
+def ship(checkpoint: Path, out: Path, mean_with: Sequence[Path] = ()) -> Path:
     """Write a checkpoint, or the best one of a run, for shipping.
 
     Args:
         checkpoint: file or folder of a run.
         out: file to write.
+        mean_with: others, the mean of whose weights and its own is written.
 
     Raises:
-        CheckpointError: there is none, or `out` is no name of a safetensors file.
+        CheckpointError: there is none, `out` is no name of a safetensors file, or no mean makes sense.
     """
     if out.suffix != SHIPPED_SUFFIX:
         raise CheckpointError(f"--out {out}: the name must end in {SHIPPED_SUFFIX}")
     content = load_checkpoint(find_checkpoint(checkpoint) if checkpoint.is_dir() else checkpoint)
+    if mean_with:
+        content = {**content, "state_dict": mean_weights(checkpoint, mean_with), "ema": None}
     front_end = content.get("front_end")
     if front_end and SHIPPED.is_file() and file_digest(SHIPPED) == front_end["weights_sha256"]:
         content["front_end"] = {**front_end, "weights": SHIPPED.relative_to(ROOT_PATH).as_posix()}
@@ -47,9 +86,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m src.trainer.ship", description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True, help="file, or folder of a run")
     parser.add_argument("--out", type=Path, required=True, help="safetensors file to write")
+    parser.add_argument("--mean-with", type=Path, nargs="+", default=[], help="others to take the mean with")
     options = parser.parse_args()
     try:
-        out = ship(options.checkpoint, options.out)
+        out = ship(options.checkpoint, options.out, options.mean_with)
     except CheckpointError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2

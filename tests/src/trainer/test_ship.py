@@ -158,3 +158,37 @@ def test_a_separator_of_more_rounds_begins_as_the_one_it_grows_from_and_learns_t
         torch.testing.assert_close(grown(mix, lips)["estimates"], model(mix, lips)["estimates"])
     grown.train()(mix, lips)["estimates"][:, 0].square().sum().backward()
     assert all(repeat.weight.grad.any() for repeat in grown.repeats)
+
+
+def test_the_mean_of_two_trainings(tmp_path):
+    """Of one that has a second round and one that has none: the gate of the round is half open."""
+    first = trained(tmp_path / "first", rounds=2)
+    second = trained(tmp_path / "second")
+    out = ship(tmp_path / "first", tmp_path / "x.safetensors", [tmp_path / "second"])
+    weights, name = load_checkpoint(out)["state_dict"], "decoder.bands.0.weight"
+    mean = (first.state_dict()[name] + second.state_dict()[name]) / 2
+    torch.testing.assert_close(weights[name], mean, atol=1e-3, rtol=1e-3)
+    gate = first.repeats[0].weight / 2
+    torch.testing.assert_close(weights["repeats.0.weight"], gate, atol=1e-3, rtol=1e-3)
+    assert load_separator(out).model.repeats
+
+
+def test_a_mean_that_makes_no_sense_is_refused(tmp_path, monkeypatch, capsys):
+    trained(tmp_path / "first", voice_blocks=4)
+    trained(tmp_path / "second")
+    arguments = [
+        "--checkpoint",
+        str(tmp_path / "first"),
+        "--out",
+        str(tmp_path / "x.safetensors"),
+        "--mean-with",
+    ]
+    monkeypatch.setattr("sys.argv", ["ship", *arguments, str(tmp_path / "second")])
+    assert main() == 2 and "lacks voices.3" in capsys.readouterr().err
+    content = load_checkpoint(tmp_path / "second/best.pt")
+    save_checkpoint(
+        tmp_path / "third/best.pt", content | {"front_end": {**FRONT_END, "weights_sha256": "1" * 64}}
+    )
+    monkeypatch.setattr("sys.argv", ["ship", *arguments, str(tmp_path / "third")])
+    assert main() == 2 and "other lips" in capsys.readouterr().err
+    assert not (tmp_path / "x.safetensors").exists()
