@@ -99,7 +99,7 @@ OURS = {
     "small": Ours(
         "small.safetensors",
         "separator on sync_light",
-        "6a0d3053955ccaf467a13eeb0865557deeed559a24a466a0e6e9b7fd900b4fd5",
+        "644ebe48f0dfa3967c43600f0fde5979c9c69ac1287f9e7a83271431147a9d8b",
     ),
 }
 
