@@ -22,6 +22,7 @@ from pipeline.extract import ExtractError, cache_path, failures_path, parse_shar
 from pipeline.layout import LayoutError
 from pipeline.mouths import read_mouth
 from tests.pipeline.fakes import BATCH_FRAMES, FakeFrontEnd, write_mouth, write_mouths
+from tests.pipeline.interrupts import heed_interrupts
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,7 +30,13 @@ ROOT = Path(__file__).resolve().parents[2]
 def driver(*arguments, wrap=(), **options):
     command = [*wrap, sys.executable, "-m", "tests.pipeline.fakes", *map(str, arguments)]
     return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_interrupts,
+        **options,
     )
 
 

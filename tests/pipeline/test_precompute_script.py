@@ -16,6 +16,7 @@ import precompute_visual
 from pipeline.cache import CacheWriter, FeatureCache
 from pipeline.lipreading.seeded import draw_mouths, write_seeded
 from tests.pipeline.fakes import FakeFrontEnd
+from tests.pipeline.interrupts import heed_interrupts
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORK = "lrw_snv05x_tcn1x"
@@ -157,6 +158,7 @@ def test_ctrl_c_is_answered_and_the_next_run_goes_on(tmp_path, weights):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=heed_interrupts,
     )
     deadline = time.monotonic() + 60
     while not out.exists() or not len(FeatureCache(out)):
