@@ -130,6 +130,15 @@ def find_checkpoint(run_dir: str | Path) -> Path:
     )
 
 
+def checkpoint_file(path: str | Path) -> Path:
+    """A file as it is; of a run's folder, the checkpoint to use.
+
+    Raises:
+        CheckpointError: the folder has none.
+    """
+    return find_checkpoint(path) if Path(path).is_dir() else Path(path)
+
+
 def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: str | Path) -> None:
     """Put the weights meant for use (the moving average where there is one) into a model.
 
@@ -156,7 +165,7 @@ def start_from(model: nn.Module, path: str | Path) -> list[str]:
     Raises:
         CheckpointError: there is no checkpoint, most of it does not fit, or a module cannot begin with what is there.
     """
-    path = find_checkpoint(path) if Path(path).is_dir() else Path(path)
+    path = checkpoint_file(path)
     checkpoint = load_checkpoint(path)
     weights = checkpoint.get("ema") or checkpoint["state_dict"]
     own = model.state_dict()

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from pipeline.cache import FeatureCache, describe_difference
-from src.trainer.checkpoint import find_checkpoint, load_checkpoint, start_from
+from src.trainer.checkpoint import checkpoint_file, load_checkpoint, start_from
 from src.trainer.separator import SHIPPED
 from src.trainer.synchrony import fit_lips
 from src.utils.io_utils import absolute
@@ -46,6 +46,5 @@ def build_model(config: DictConfig, fits_lips: bool, logger: Logger) -> nn.Modul
 
 def _same_lips(checkpoint: Path, cache: str) -> bool:
     """Whether a checkpoint was trained on embeddings of the front-end that a cache was made with."""
-    path = find_checkpoint(checkpoint) if checkpoint.is_dir() else checkpoint
-    trained_on = load_checkpoint(path).get("front_end")
+    trained_on = load_checkpoint(checkpoint_file(checkpoint)).get("front_end")
     return trained_on is not None and not describe_difference(trained_on, FeatureCache(cache).identity)

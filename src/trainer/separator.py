@@ -10,7 +10,13 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 from torch import nn
 
-from src.trainer.checkpoint import CheckpointError, find_checkpoint, load_checkpoint, load_weights
+from src.trainer.checkpoint import (
+    CheckpointError,
+    checkpoint_file,
+    find_checkpoint,
+    load_checkpoint,
+    load_weights,
+)
 from src.utils.io_utils import ROOT_PATH, absolute
 
 DEFAULT_RUN = "saved/separator"
@@ -62,7 +68,7 @@ def load_separator(path: str | Path) -> Separator:
     Raises:
         CheckpointError: there is none, or this version cannot build its model.
     """
-    path = find_checkpoint(path) if Path(path).is_dir() else Path(path)
+    path = checkpoint_file(path)
     checkpoint = load_checkpoint(path)
     config = checkpoint["config"].get("model")
     foreign = [target for target in _targets(config) if not str(target).startswith("src.model.")]

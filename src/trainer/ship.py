@@ -13,12 +13,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pipeline.cache import describe_difference
 from pipeline.default_weights import SHIPPED
 from pipeline.lipreading.weights import file_digest
 from src.trainer.checkpoint import (
     SHIPPED_SUFFIX,
     CheckpointError,
-    find_checkpoint,
+    checkpoint_file,
     load_checkpoint,
     ship_checkpoint,
     start_from,
@@ -37,13 +38,18 @@ def mean_weights(checkpoint: Path, others: Sequence[Path]) -> dict[str, Tensor]:
         CheckpointError: one cannot be read, has other lips, or lacks weights.
     """
     separator = load_separator(checkpoint)
-    sets = [{name: value.clone() for name, value in separator.model.state_dict().items()}]
-    for other in others:
-        path = find_checkpoint(other) if other.is_dir() else other
-        lips = load_checkpoint(path).get("front_end") or {}
-        if lips.get("weights_sha256") != (separator.front_end or {}).get("weights_sha256"):
+    own = separator.model.state_dict()
+    sets = [{name: value.clone() for name, value in own.items()}]
+    for path in map(checkpoint_file, others):
+        content = load_checkpoint(path)
+        lips = content.get("front_end") or separator.front_end
+        if lips and describe_difference(separator.front_end or lips, lips):
             raise CheckpointError(
                 f"{path} was trained on other lips than {separator.path}: no mean makes sense"
+            )
+        if more := set(content.get("ema") or content["state_dict"]) - set(own):
+            raise CheckpointError(
+                f"{separator.path} lacks {', '.join(sorted(more))} of {path}: no mean makes sense; name it first"
             )
         lacks = start_from(separator.model, path)
         weights = separator.model.state_dict()
@@ -69,7 +75,7 @@ def ship(checkpoint: Path, out: Path, mean_with: Sequence[Path] = ()) -> Path:
     """
     if out.suffix != SHIPPED_SUFFIX:
         raise CheckpointError(f"--out {out}: the name must end in {SHIPPED_SUFFIX}")
-    content = load_checkpoint(find_checkpoint(checkpoint) if checkpoint.is_dir() else checkpoint)
+    content = load_checkpoint(checkpoint_file(checkpoint))
     if mean_with:
         content = {**content, "state_dict": mean_weights(checkpoint, mean_with), "ema": None}
     front_end = content.get("front_end")

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 class RepeatGate(nn.Module):
     """How much of what another round of the blocks changes is taken, for every channel: at first all of it.
 
-    Rounds with shared weights buy depth for arithmetic alone, and the blocks of each round still see what the first one
-    wrote (as the repeated blocks of TDANet, Li et al., 2023, and of RTFS-Net, Pegg et al., 2024).
+    Rounds with shared weights buy depth for arithmetic alone (as the repeated blocks of TDANet, Li et al., 2023, and of
+    RTFS-Net, Pegg et al., 2024).
     """
 
     def __init__(self, channels: int) -> None:

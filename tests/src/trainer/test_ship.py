@@ -11,7 +11,10 @@ from src.trainer.separator import choose_checkpoint, load_separator
 from src.trainer.ship import main, ship
 
 SIZES = {"visual_dim": 8, "num_bands": 8, "channels": 8, "squeezed": 2, "cue_channels": 8}
-FRONT_END = {"network": "none", "weights": "/home/someone/lips.pt", "weights_sha256": "0" * 64, "dim": 8}
+FRONT_END = {
+    "network": "none", "weights": "/home/someone/lips.pt", "weights_sha256": "0" * 64, "preprocessing_version": 1,
+    "features": "frontend", "dtype": "float32", "dim": 8,
+}  # fmt: skip
 
 
 def trained(folder, **options):
@@ -176,19 +179,19 @@ def test_the_mean_of_two_trainings(tmp_path):
 def test_a_mean_that_makes_no_sense_is_refused(tmp_path, monkeypatch, capsys):
     trained(tmp_path / "first", voice_blocks=4)
     trained(tmp_path / "second")
-    arguments = [
-        "--checkpoint",
-        str(tmp_path / "first"),
-        "--out",
-        str(tmp_path / "x.safetensors"),
-        "--mean-with",
-    ]
-    monkeypatch.setattr("sys.argv", ["ship", *arguments, str(tmp_path / "second")])
-    assert main() == 2 and "lacks voices.3" in capsys.readouterr().err
+    out = tmp_path / "x.safetensors"
+
+    def refusal(first, second):
+        names = ["--checkpoint", str(tmp_path / first), "--mean-with", str(tmp_path / second)]
+        monkeypatch.setattr("sys.argv", ["ship", "--out", str(out), *names])
+        assert main() == 2
+        return capsys.readouterr().err
+
+    assert "second/best.pt lacks voices.3" in refusal("first", "second")
+    assert "second/best.pt lacks cues.3" in refusal("second", "first")
     content = load_checkpoint(tmp_path / "second/best.pt")
     save_checkpoint(
         tmp_path / "third/best.pt", content | {"front_end": {**FRONT_END, "weights_sha256": "1" * 64}}
     )
-    monkeypatch.setattr("sys.argv", ["ship", *arguments, str(tmp_path / "third")])
-    assert main() == 2 and "other lips" in capsys.readouterr().err
-    assert not (tmp_path / "x.safetensors").exists()
+    assert "other lips" in refusal("first", "third")
+    assert not out.exists()
