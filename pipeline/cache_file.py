@@ -145,8 +145,11 @@ class Table:
     def _live_entries(self) -> tuple[dict[str, Entry], int, int]:
         whole = np.flatnonzero(self.log["whole"] == 1)
         log = self.log[whole]
-        ends = log["start"] + log["frames"]
-        if len(log) and (log["start"].min() < 0 or log["frames"].min() < 0 or ends.max() > self.rows):
+        holding = log[log["frames"] != 0]
+        ends = holding["start"] + holding["frames"]
+        if len(holding) and (
+            holding["start"].min() < 0 or holding["frames"].min() < 0 or ends.max() > self.rows
+        ):
             raise CacheError(
                 f"{self.path}: its index points outside the data; delete it and compute it again"
             )

@@ -219,13 +219,15 @@ class CacheWriter:
         offset = table.log_offset + self._next_record * size
         with self._clear_errors():
             pwrite_all(self._descriptor, records.tobytes(), offset)
+            # A power cut may lose any of what was not synced: no mark may outlive what it vouches for.
+            os.fsync(self._descriptor)
             for place, (name, entry) in enumerate(fresh):
                 pwrite_all(
                     self._descriptor, b"\x01", offset + place * size + records.dtype.fields["whole"][1]
                 )
                 self.entries[name] = entry
                 self._next_record += 1
-            # Order alone protects from a kill; this bounds what a power cut can take.
+            # This bounds how many marks a power cut can take.
             if time.monotonic() - self._synced > SYNC_EVERY_S:
                 os.fsync(self._descriptor)
                 self._synced = time.monotonic()
@@ -245,8 +247,9 @@ class CacheWriter:
             CacheError: the disk is full, or the file cannot be written.
         """
         if names:
-            # Out of the index first: making room may copy the file, and damaged rows must not be copied.
-            removed = [(name, replace(self.entries.pop(name), frames=0)) for name in names]
+            # Out of the index first: making room may copy the file, and damaged rows must not be copied. The first
+            # row is let go of too: the copy may be shorter than it.
+            removed = [(name, replace(self.entries.pop(name), start=0, frames=0)) for name in names]
             self.reserve(names, 0)
             self._append(removed)
             for name in names:

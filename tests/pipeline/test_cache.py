@@ -157,6 +157,40 @@ def test_every_possible_torn_write_stays_invisible(tmp_path, monkeypatch):
     }
 
 
+def test_a_power_cut_that_loses_all_but_the_marks_leaves_whole_entries(tmp_path, monkeypatch):
+    """Of what was not synced the kernel may keep any part: here only the single bytes that make a record count."""
+    path, cut = make(tmp_path / "a.h5", ["a"]), tmp_path / "cut.h5"
+    on_disk, marks, original_write, original_sync = bytearray(), [], os.pwrite, os.fsync
+
+    def sync(descriptor):
+        original_sync(descriptor)
+        on_disk[:] = path.read_bytes()
+        marks.clear()
+
+    def write(descriptor, block, offset):
+        count = original_write(descriptor, block, offset)
+        if len(block) == 1:
+            marks.append(offset)
+            image = bytearray(on_disk)
+            for place in marks:
+                image[place] = 1
+            cut.write_bytes(image)
+            seen.append(assert_whole(cut))
+        return count
+
+    seen = []
+    with CacheWriter(path, IDENTITY) as writer:
+        writer.reserve(["b", "c", "d"], 9)
+        on_disk[:] = path.read_bytes()
+        monkeypatch.setattr(pipeline.cache.os, "pwrite", write)
+        monkeypatch.setattr(pipeline.cache.os, "fsync", sync)
+        writer.commit([clip("b"), clip("c")])
+        writer.remove(["b"])
+        writer.commit([clip("d")])
+        monkeypatch.undo()
+    assert seen == [["a", "b"], ["a", "b", "c"], ["a", "c"], ["a", "c", "d"]]
+
+
 def test_the_last_entry_of_an_id_wins_and_stale_rows_are_given_back(tmp_path):
     path = make(tmp_path / "a.h5", [f"{n}" for n in range(20)])
     before = path.stat().st_size
@@ -356,6 +390,20 @@ def test_damaged_rows_can_be_taken_out_even_when_the_file_must_grow_for_it(tmp_p
         writer.remove(["2"])
         writer.commit([clip("3")])
     assert FeatureCache(path).ids() == ["1", "3"] and verify(path) == []
+
+
+def test_a_clip_of_the_last_rows_can_be_taken_out_when_the_file_shrinks_for_it(tmp_path):
+    path = make(tmp_path / "a.h5", [f"{n:02}" for n in range(40)], frames=100)
+    with CacheWriter(path, IDENTITY) as writer:
+        writer.commit([clip(f"{n:02}", 100, 1) for n in range(3)])
+        with h5py.File(path, "r") as file:
+            log = file["entries"]["whole"]
+        for _ in range(len(log) - int(log.sum())):  # fill the log to its last record
+            writer.refresh([("39", clip("39")[1])])
+        rows_before = FeatureCache(path).path.stat().st_size
+        writer.remove(["02"])
+    assert path.stat().st_size < rows_before, "stale rows were not given back: nothing was tested"
+    assert len(FeatureCache(path)) == 39 and verify(path) == []
 
 
 def test_a_cut_off_file_is_refused(tmp_path):
