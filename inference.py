@@ -15,7 +15,7 @@ from pipeline.script_config import check_options, register_resolvers, run_script
 from src.trainer.inferencer import Inferencer
 from src.trainer.lip_source import open_lips
 from src.trainer.separator import choose_checkpoint, load_separator
-from src.utils.init_utils import resolve_device
+from src.utils.init_utils import describe_device, resolve_device
 from src.utils.io_utils import absolute
 
 INCOMPLETE = 3
@@ -42,6 +42,7 @@ def run(config: DictConfig) -> bool:
     settings = config.inferencer
     config.root = str(absolute(config.root))
     device = resolve_device(settings.device)
+    print(f"device: {describe_device(device)}", flush=True)
     separator = load_separator(choose_checkpoint(settings.from_pretrained, config.run_dir))
     datasets = make_datasets(config)
     records = [record for dataset in datasets.values() for record in dataset.index]

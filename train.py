@@ -14,6 +14,7 @@ from src.trainer.base_trainer import TrainingDiverged
 from src.trainer.model_building import build_model
 from src.trainer.trainer import Trainer
 from src.utils.init_utils import (
+    describe_device,
     init_distributed,
     prepare_run_folder,
     resolve_device,
@@ -31,6 +32,7 @@ def run(config: DictConfig) -> None:
     rank = init_distributed(device)
     run_dir = prepare_run_folder(config.trainer, config.run_name, rank)
     logger = setup_logging(run_dir, append=bool(config.trainer.resume_from), is_main=rank.is_main)
+    logger.info(f"Device: {describe_device(device)}")
     front_end = prepare_data(config, rank)
     set_random_seed(config.seed)
     dataloaders, batch_transforms = get_dataloaders(config, device)

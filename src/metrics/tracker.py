@@ -92,7 +92,8 @@ class MetricTracker:
         gathered: list[list[str]] = [[] for _ in range(dist.get_world_size())]
         dist.all_gather_object(gathered, self.keys())
         keys = list(dict.fromkeys(key for keys in gathered for key in keys))
-        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        on_gpu = dist.get_backend() == "nccl"
+        device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else "cpu"
         sums = torch.tensor(
             [
                 [self._totals.get(key, 0.0), self._weights.get(key, 0.0), self._undefined.get(key, 0)]

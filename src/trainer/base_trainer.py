@@ -307,11 +307,15 @@ class BaseTrainer(ABC):
             "validations_without_gain": self.validations_without_gain,
             "config": self.config,
             "front_end": self.front_end,
-            "rng": {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()},
+            "rng": {"cpu": torch.get_rng_state(), "cuda": self._gpu_rng_state()},
         }
         save_checkpoint(self.run_dir / name, content)
         if self.writer is not None and name == BEST:
             self.writer.add_checkpoint(str(self.run_dir / name), str(self.run_dir))
+
+    def _gpu_rng_state(self) -> torch.Tensor | None:
+        """Random state of this process's GPU, which is that of all processes: they begin alike and draw alike."""
+        return torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
 
     def _resume(self, name: str) -> None:
         path = self.run_dir / name if (self.run_dir / name).is_file() else Path(name)
@@ -335,8 +339,8 @@ class BaseTrainer(ABC):
         self.step, self.best = checkpoint["step"], checkpoint["monitor_best"]
         self.validations_without_gain = checkpoint["validations_without_gain"]
         torch.set_rng_state(checkpoint["rng"]["cpu"])
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state_all(checkpoint["rng"]["cuda"])
+        if self.device.type == "cuda" and isinstance(checkpoint["rng"]["cuda"], torch.Tensor):
+            torch.cuda.set_rng_state(checkpoint["rng"]["cuda"], self.device)
         self.logger.info(f"Resumed {path} after epoch {checkpoint['epoch']}, step {self.step}")
 
     def _check_front_end(self, trained_on: dict[str, Any] | None, path: Path) -> None:

@@ -29,11 +29,20 @@ class Rank:
 
 
 def init_distributed(device: str) -> Rank:
-    """Join the process group where `torchrun` started several processes (NCCL on GPUs, else gloo)."""
+    """Join the process group where `torchrun` started several processes (NCCL on GPUs, else gloo).
+
+    A GPU becomes the current one of this process: NCCL's collectives of objects know no other.
+    """
     variables = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
     rank = Rank(*(int(os.environ.get(name, default)) for name, default in variables.items()))
+    on_gpu = device.startswith("cuda")
+    if on_gpu:
+        torch.cuda.set_device(device)
     if rank.world_size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        if on_gpu:
+            dist.init_process_group("nccl", device_id=torch.device(device))
+        else:
+            dist.init_process_group("gloo")
     return rank
 
 
@@ -52,6 +61,20 @@ def resolve_device(name: str) -> str:
             )
         if name == "cuda":
             name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        count = torch.cuda.device_count()
+        if (torch.device(name).index or 0) >= count:
+            raise ValueError(
+                f"device={name}: there are {count} CUDA devices here, counted from 0; start no more processes than that"
+            )
+    return name
+
+
+def describe_device(name: str) -> str:
+    """A device for a log: what computes, and why it is no GPU where PyTorch was built for one."""
+    if name.startswith("cuda"):
+        return f"{name}, {torch.cuda.get_device_name(name)}"
+    if torch.version.cuda is not None and not torch.cuda.is_available():
+        return f"{name} (PyTorch finds no GPU that works with its CUDA {torch.version.cuda})"
     return name
 
 
