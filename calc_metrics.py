@@ -4,7 +4,6 @@ Exit code 0 when all went well, 2 when the command itself is wrong, 3 when somet
 """
 
 import sys
-from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -16,7 +15,7 @@ from src.metrics.grouping import Grouping, read_speakers
 from src.metrics.pairing import FolderError, pair_files
 from src.metrics.report_table import CSV_NAME, JSON_NAME, format_problems, format_table, write_report
 from src.metrics.scoring import metric_specs
-from src.utils.io_utils import absolute
+from src.utils.io_utils import absolute, make_folder
 
 PROBLEMS = 3
 
@@ -34,7 +33,7 @@ def run(config: DictConfig) -> int:
     group_by = config.group_by or ("speaker" if speakers else "file")
     grouping = Grouping(group_by, split_name, speakers)
     pairing = pair_files(pred, truth, mix, extensions=AUDIO_EXTENSIONS)
-    _make_folder(out)
+    make_folder(out, "out")
     evaluation = evaluate(
         pairing,
         metric_specs(narrow_band=config.nb, extended_stoi=config.extended_stoi, only=config.only),
@@ -52,13 +51,6 @@ def run(config: DictConfig) -> int:
     if trouble:
         print(trouble, file=sys.stderr)
     return PROBLEMS if evaluation.problems else 0
-
-
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FolderError(f"out={out}: cannot be made ({error.strerror}); choose another folder") from error
 
 
 @hydra.main(version_base=None, config_path="src/configs", config_name="calc_metrics")

@@ -27,9 +27,15 @@ def make_datasets(config: DictConfig) -> dict:
     """The datasets to separate, without lips: these are the inferencer's business."""
     known = {part: c for part, c in config.datasets.items() if OmegaConf.is_dict(c) and "_target_" in c}
     parts = config.inferencer.parts or [part for part in known if part != "train"]
+    parts = [parts] if isinstance(parts, str) else parts
     if unknown := set(parts) - set(known):
         raise ValueError(
             f"inferencer.parts: no {', '.join(unknown)} in datasets; there are {', '.join(known)}"
+        )
+    if config.part is not None and not any(known[part].get("part") == config.part for part in parts):
+        raise ValueError(
+            f"part={config.part}: the chosen datasets have {', '.join(parts)}; leave out datasets=, which takes any "
+            "part, or choose with inferencer.parts"
         )
     lenient = {"cache": None, "strict": False}
     own = {part: {key: lenient[key] for key in lenient if key in known[part]} for part in parts}
@@ -42,8 +48,8 @@ def run(config: DictConfig) -> bool:
     settings = config.inferencer
     config.root = str(absolute(config.root))
     device = resolve_device(settings.device)
-    print(f"device: {describe_device(device)}", flush=True)
     separator = load_separator(choose_checkpoint(settings.from_pretrained, config.run_dir))
+    print(f"checkpoint: {separator.path}\ndevice: {describe_device(device)}", flush=True)
     datasets = make_datasets(config)
     records = [record for dataset in datasets.values() for record in dataset.index]
     where = {"cache": config.cache, "weights": config.weights, "folders": separator.folders}

@@ -11,12 +11,12 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.script_config import check_options, register_resolvers, run_script, usage_errors
-from src.trainer.cost.cost_table import format_markdown, make_folder, write_report
+from src.trainer.cost.cost_table import format_markdown, write_report
 from src.trainer.cost.pareto import PICTURE_NAME, draw_pareto, read_scores, scored_models
 from src.trainer.cost.profile import profile_models
 from src.trainer.cost.subjects import find_subjects
 from src.utils.init_utils import resolve_device
-from src.utils.io_utils import absolute
+from src.utils.io_utils import absolute, make_folder
 
 MEASUREMENT = ("seconds", "batch_size", "warmup", "repeats", "memory", "length_sweep", "batch_sweep")
 
@@ -29,7 +29,7 @@ def run(config: DictConfig) -> None:
     settings = OmegaConf.to_container(config, resolve=True)
     scores = {} if settings["scores"] is None else read_scores(absolute(settings["scores"]))
     out = absolute(settings["out"])
-    make_folder(out)
+    make_folder(out, "out")
     device = resolve_device(settings["device"])
     devices = ["cpu", device] if settings["device"] == "auto" and device != "cpu" else [device]
     if settings["threads"] is not None:

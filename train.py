@@ -1,6 +1,7 @@
 """Train a separator: `python train.py [option=value ...]`; without options, on the embedded corpus."""
 
 import sys
+from pathlib import Path
 
 import hydra
 from hydra.utils import instantiate
@@ -14,10 +15,11 @@ from src.trainer.base_trainer import TrainingDiverged
 from src.trainer.model_building import build_model
 from src.trainer.trainer import Trainer
 from src.utils.init_utils import (
+    Rank,
     describe_device,
     init_distributed,
-    prepare_run_folder,
     resolve_device,
+    run_folder,
     save_code_state,
     set_random_seed,
 )
@@ -25,12 +27,8 @@ from src.utils.init_utils import (
 register_resolvers()
 
 
-def run(config: DictConfig) -> None:
-    """Instantiate what the configuration names and train."""
-    check_options(config)
-    device = resolve_device(config.trainer.device)
-    rank = init_distributed(device)
-    run_dir = prepare_run_folder(config.trainer, config.run_name, rank)
+def build_trainer(config: DictConfig, device: str, rank: Rank, run_dir: Path) -> Trainer:
+    """Instantiate what the configuration names."""
     logger = setup_logging(run_dir, append=bool(config.trainer.resume_from), is_main=rank.is_main)
     logger.info(f"Device: {describe_device(device)}")
     front_end = prepare_data(config, rank)
@@ -46,7 +44,7 @@ def run(config: DictConfig) -> None:
         about = {"logger": logger, "project_config": plain, "save_dir": run_dir}
         writer = instantiate(config.writer, **about, _recursive_=False, _convert_="all")
     optimizer = instantiate(config.optimizer, params=model.parameters())
-    trainer = Trainer(
+    return Trainer(
         model=model,
         criterion=instantiate(config.loss).to(device),
         metrics=instantiate(config.metrics),
@@ -61,11 +59,20 @@ def run(config: DictConfig) -> None:
         front_end=front_end,
         batch_transforms=batch_transforms,
     )
+
+
+def run(config: DictConfig) -> None:
+    """Build and train."""
+    check_options(config)
+    device = resolve_device(config.trainer.device)
+    rank = init_distributed(device)
+    with run_folder(config.trainer, config.run_name, rank) as run_dir:
+        trainer = build_trainer(config, device, rank, run_dir)
     try:
         trainer.train()
     finally:
-        if writer is not None:
-            writer.finish()
+        if trainer.writer is not None:
+            trainer.writer.finish()
 
 
 @hydra.main(version_base=None, config_path="src/configs", config_name="train")

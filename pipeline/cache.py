@@ -33,7 +33,7 @@ from pipeline.cache_file import (
 )
 from pipeline.cache_writer import CacheWriter, Lock
 from pipeline.layout import LayoutError, list_mouths
-from pipeline.mouths import FRAME_RATE_HZ, MouthError, source_digest
+from pipeline.mouths import FRAME_RATE_HZ, MouthError, source_digest, source_stat
 
 __all__ = [
     "IDENTITY_KEYS",
@@ -46,6 +46,10 @@ __all__ = [
     "merge",
     "verify",
 ]
+
+
+# Of so many files with new times alone the content is compared; of more, this many first.
+COMPARED_FIRST = 64
 
 
 class MissingClipError(KeyError):
@@ -110,6 +114,42 @@ class FeatureCache(Mapping[str, np.ndarray]):
     def num_frames(self, name: str) -> int:
         """Number of frames F of a clip, from the index alone."""
         return self._entry(name).frames
+
+    def changed(self, sources: Mapping[str, str | Path]) -> list[str]:
+        """Ids whose source file is not the one that the entry was computed from, sorted.
+
+        Size and time of change tell that a file is untouched; another size, that it is another one. Where the time
+        alone differs, contents are compared. A data set that was copied has new times throughout: of many such files
+        ``COMPARED_FIRST`` or some more, spread evenly, stand for all, unless one of them has changed.
+
+        Args:
+            sources: file of each id. Ids without an entry and files that cannot be read are left out.
+        """
+        changed, touched = [], []
+        for name, path in sources.items():
+            entry = self._table.entries.get(name)
+            if entry is None:
+                continue
+            try:
+                size, mtime_ns, _ = source_stat(path)
+            except MouthError:  # whoever needs the file will report it
+                continue
+            if size != entry.source.size:
+                changed.append(name)
+            elif mtime_ns != entry.source.mtime_ns:
+                touched.append(name)
+        step = max(1, len(touched) // COMPARED_FIRST)
+        first, rest = touched[::step], [name for place, name in enumerate(touched) if place % step]
+        different = [name for name in first if self._is_other(name, sources[name])]
+        if changed or different:
+            different += [name for name in rest if self._is_other(name, sources[name])]
+        return sorted(changed + different)
+
+    def _is_other(self, name: str, path: str | Path) -> bool:
+        try:
+            return source_digest(path) != self._table.entries[name].source.sha256
+        except MouthError:
+            return False
 
     @property
     def identity(self) -> dict[str, Any]:

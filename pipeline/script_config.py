@@ -8,13 +8,15 @@ from contextlib import contextmanager
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.freed_memory import keep_freed_memory
 
 USAGE_ERROR = 2
+_QUOTES = """
+A value with spaces, brackets or letters beyond a to z goes in two pairs of quotes: 'root="/data/M\u00fcller (1)"'"""
 _SHOWS_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
@@ -71,7 +73,8 @@ def usage_errors(script: str) -> Iterator[None]:
             raise
         if _SHOWS_TRACEBACKS:
             raise
-        print(f"{script}: {error}\n(HYDRA_FULL_ERROR=1 shows where)", file=sys.stderr)
+        hint = _QUOTES if isinstance(error, OverrideParseException) else ""
+        print(f"{script}: {error}{hint}\n(HYDRA_FULL_ERROR=1 shows where)", file=sys.stderr)
         sys.exit(USAGE_ERROR)
 
 

@@ -73,7 +73,7 @@ class CachedLips:
         self.dim = self._cache.dim
 
     def check(self, wanted: Iterable[tuple[str, str | None]]) -> None:
-        """Find mouth files that are not in the cache.
+        """Find mouth files that are not in the cache, or have changed since they were embedded.
 
         Args:
             wanted: (id, mouth file or None) of every speaker.
@@ -81,12 +81,14 @@ class CachedLips:
         Raises:
             ValueError: there are some, and ``missing`` is ``"error"``.
         """
-        absent = sorted({mouth for name, mouth in wanted if mouth is not None and name not in self._ids})
+        mouths = {name: mouth for name, mouth in wanted if mouth is not None}
+        self._ids -= set(self._cache.changed(mouths))
+        absent = sorted(mouth for name, mouth in mouths.items() if name not in self._ids)
         if not absent:
             return
         message = (
-            f"{len(absent)} mouth files are not in the cache {self._cache.path}: {', '.join(absent[:_NAMED])}"
-            f"{', ...' if len(absent) > _NAMED else ''}"
+            f"{len(absent)} mouth files are not in the cache {self._cache.path}, or have changed since: "
+            f"{', '.join(absent[:_NAMED])}{', ...' if len(absent) > _NAMED else ''}"
         )
         if self._missing == "error":
             raise ValueError(

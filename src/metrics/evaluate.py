@@ -90,8 +90,10 @@ def evaluate(
         seed: of the bootstrap.
 
     Raises:
-        ValueError: ``jobs`` is 0.
+        ValueError: ``jobs`` is 0, or ``num_resamples`` is below 1.
     """
+    if num_resamples < 1:
+        raise ValueError(f"num_resamples={num_resamples}: take 1 or more")
     if jobs == 0:
         raise ValueError("jobs=0: give the number of processes, or -1 for one a core")
     results = _score_all(pairing.pairs, specs, pit, jobs)

@@ -17,13 +17,24 @@ _LISTED = 20
 
 
 def format_table(evaluation: Evaluation) -> str:
-    """All statistics, one block a subset."""
+    """All statistics, one block a subset; last, how many voices the means leave out."""
     lines = []
     for subset, statistics in evaluation.table.items():
         lines += ["", f"{subset:<28}{'n':>6}{'mean':>9}{'95 % interval':>20}{'median':>9}"]
         for column, statistic in statistics.items():
             in_db = column.startswith(("SI-SNR", "SDR"))
             lines.append(f"  {column:<26}{_row(statistic, digits=2 if in_db else 3)}")
+    voices = sum(len(pair.truths) for pair in evaluation.pairs)
+    both = evaluation.table["both voices"]
+    lacking = {column: voices - statistic.num_values for column, statistic in both.items()}
+    counts = ", ".join(
+        f"{column} {count}" for column, count in lacking.items() if 0 < count < voices
+    )  # a column without any value says so itself
+    if counts:
+        lines += [
+            "",
+            f"NOT SCORED, of {voices} voices: {counts}. The means leave them out: compare them with no others.",
+        ]
     return "\n".join(lines[1:])
 
 

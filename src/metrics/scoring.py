@@ -70,17 +70,17 @@ class FileScores:
 
 
 def metric_specs(
-    *, narrow_band: bool = False, extended_stoi: bool = False, only: Sequence[str] | None = None
+    *, narrow_band: bool = False, extended_stoi: bool = False, only: Sequence[str] | str | None = None
 ) -> list[MetricSpec]:
     """The metrics of the evaluation, in the order of the columns.
 
     Args:
         narrow_band: narrow-band PESQ too.
         extended_stoi: ESTOI too.
-        only: names of those wanted; None for all.
+        only: names of those wanted, or one name; None for all.
 
     Raises:
-        ValueError: a name that does not exist.
+        ValueError: no name, or one that does not exist.
     """
     specs = [
         MetricSpec("SI-SNR", F.si_snr, improvement="SI-SNRi"),
@@ -95,6 +95,9 @@ def metric_specs(
     names = [spec.name for spec in specs]
     if only is None:
         return specs
+    only = [only] if isinstance(only, str) else list(only)
+    if not only:
+        raise ValueError(f"only=[]: names no metric; there are {', '.join(names)}")
     if unknown := [name for name in only if name not in names]:
         raise ValueError(f"only=[{', '.join(only)}]: no {', '.join(unknown)}; there are {', '.join(names)}")
     return [spec for spec in specs if spec.name in only]

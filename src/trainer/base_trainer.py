@@ -72,7 +72,8 @@ class BaseTrainer(ABC):
         batch_transforms: {"train"/"inference": {key: module}} applied on the device, or None.
 
     Raises:
-        ValueError: `monitor` names no metric that validation computes, or `amp` is unknown or not for this model.
+        ValueError: `monitor` names no metric that validation computes, `amp` is unknown or not for this model, or a
+            number of steps or epochs is below 1.
     """
 
     def __init__(
@@ -93,6 +94,13 @@ class BaseTrainer(ABC):
         batch_transforms: Mapping[str, Mapping[str, Callable] | None] | None = None,
     ) -> None:
         settings = config["trainer"]
+        for key in ("n_epochs", "accumulation", "log_step", "val_period"):
+            if settings[key] < 1:
+                raise ValueError(f"trainer.{key}={settings[key]}: take 1 or more")
+        if settings["epoch_len"] is not None and settings["epoch_len"] < 1:
+            raise ValueError(
+                f"trainer.epoch_len={settings['epoch_len']}: take 1 or more, or null for one pass"
+            )
         self.config, self.settings = config, settings
         self.model, self.criterion = model, criterion
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
@@ -330,6 +338,11 @@ class BaseTrainer(ABC):
                 + " ".join(f"model.{name}={trained.get(name)}" for name in unlike)
             )
         self._check_front_end(checkpoint["front_end"], path)
+        if not checkpoint.get("optimizer"):
+            raise CheckpointError(
+                f"checkpoint {path} holds weights alone: begin with them by trainer.init_from={path}, or resume a run "
+                "from its last.pt"
+            )
         self.model.load_state_dict(checkpoint["state_dict"])
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         if self.lr_scheduler is not None and checkpoint["lr_scheduler"] is not None:

@@ -36,7 +36,8 @@ def save_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
     Args:
         path: file to write.
         content: `arch`, `epoch`, `step`, `state_dict`, `ema`, `optimizer`, `lr_scheduler`, `monitor_best`,
-            `config` (plain dict), `front_end` (identity of the lip embeddings, or None), `rng` (random states `cpu` and `cuda`).
+            `config` (plain dict), `front_end` (identity of the lip embeddings, or None), `rng` (random
+            states `cpu` and `cuda`).
     """
     write_atomically(path, lambda stream: torch.save({"format": FORMAT, **content}, stream))
 

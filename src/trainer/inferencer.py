@@ -28,9 +28,9 @@ from src.trainer.lip_source import LipsError, LipSource
 from src.trainer.recording import Recording, Window, collate_windows
 from src.trainer.scoring import Value, Written, score
 from src.trainer.shifted_passes import separate_shifted
-from src.trainer.voice_files import OUTPUT_FORMATS, VOICES
+from src.trainer.voice_files import OUTPUT_FORMATS, VOICES, voice_files
 from src.trainer.windowing import count_frames, lips_of_window, plan_windows
-from src.utils.io_utils import write_json
+from src.utils.io_utils import make_folder, write_json
 
 # A video may end so much earlier or later than the sound before it is remarked on.
 _TOLERATED_S = 0.2
@@ -107,6 +107,7 @@ class Inferencer:
         }
         for part, dataset in self.datasets.items():
             _check_dataset(part, dataset, self.reports[part].folder)
+            make_folder(self.reports[part].folder, "save_path")
 
     def run_inference(self) -> dict[str, dict[str, float]]:
         """Separate, write and score all parts.
@@ -127,8 +128,9 @@ class Inferencer:
 
     def _inference_part(self, part: str, dataset: Any) -> dict[str, float]:
         report = self.reports[part]
-        problems = [(str(path), reason) for path, reason in getattr(dataset, "problems", ())]
-        report.failures += problems
+        problems = list(getattr(dataset, "problems", ()))
+        for path, reason in problems:
+            self._fail(str(path), reason, report)
         report.num_recordings = len(dataset.index) + len(problems)
         headers = self._headers(dataset.index, report)
         total_s = sum(info.num_samples / info.rate_hz for _, info in headers)
@@ -164,7 +166,7 @@ class Inferencer:
                     if info.num_samples == 0:
                         raise AudioError(f"{record['mix']}: no samples in it; remove it or export it again")
                 except AudioError as error:
-                    report.failures.append((record["mix"], str(error)))
+                    self._fail(record["mix"], str(error), report)
                 else:
                     headers.append((record, info))
         return headers
@@ -205,7 +207,8 @@ class Inferencer:
                 recording.by_lips |= bool(mask.any())
                 yield Window(recording, mix, visual, mask)
         except (AudioError, LipsError, CacheError) as error:
-            _fail(recording, str(error), report)
+            recording.discard()
+            self._fail(recording.name, str(error), report)
 
     @torch.inference_mode()
     def process_batch(self, batch: dict[str, Any], report: PartReport) -> dict[str, Any]:
@@ -243,7 +246,8 @@ class Inferencer:
                 ordered = bool(window.visual_mask.any())
                 files = recording.accept(estimates, report.folder, self.output_format, ordered=ordered)
         except (SeparationError, OSError, soundfile.SoundFileError) as error:
-            _fail(recording, f"not written: {error}", report)
+            recording.discard()
+            self._fail(recording.name, f"not written: {error}", report)
             return None
         if files is not None:
             report.num_written += 1
@@ -255,6 +259,13 @@ class Inferencer:
                 )
                 report.remarks.append((recording.name, remark))
         return files
+
+    def _fail(self, mix: str, reason: str, report: PartReport) -> None:
+        """Note that a mixture was not separated; voices of an earlier run in its place are named, not taken away."""
+        earlier = [path for path in voice_files(report.folder, mix, self.output_format) if path.exists()]
+        if earlier:
+            reason += f"; {', '.join(map(str, earlier))}: left by an earlier run, do not score"
+        report.failures.append((mix, reason))
 
     def _score(self, recordings: Sequence[Written], report: PartReport) -> None:
         """Compute all metrics of recordings with truth."""
@@ -297,12 +308,6 @@ def _written(recording: Recording, files: Sequence[Path]) -> Written:
     )
 
 
-def _fail(recording: Recording, reason: str, report: PartReport) -> None:
-    recording.failed = True
-    recording.discard()
-    report.failures.append((recording.name, reason))
-
-
 def _check_dataset(part: str, dataset: Any, folder: Path) -> None:
     index = getattr(dataset, "index", [])
     if index and "mix" not in index[0]:
@@ -310,9 +315,9 @@ def _check_dataset(part: str, dataset: Any, folder: Path) -> None:
             f"datasets.{part}: {type(dataset).__name__} makes its mixtures up, there are no recordings to separate: "
             "choose datasets=custom_dir or datasets=avss"
         )
-    if index and Path(index[0]["mix"]).resolve().parent.parent == folder.resolve():
+    if (folder / "mix").is_dir():
         raise ValueError(
-            f"save_path={folder} is where the mixtures lie, and s1/ and s2/ in it are for the truths: choose another"
+            f"save_path={folder} is where mixtures lie, and s1/ and s2/ in it are for the truths: choose another"
         )
 
 

@@ -1,7 +1,7 @@
 """Lip embeddings of recordings as the checkpoint's front-end makes them: out of a cache, or computed at once."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ class LipSource:
     Args:
         dim: D.
         cache: embeddings made before, or None.
+        stale: ids whose mouth files have changed since they were cached: the cache lacks them.
         front_end: computes what the cache lacks, or None.
         cache_decides: whether a voice without a mouth file has lips when the cache knows its id.
         use: "given"; "swapped", each voice gets the other one's lips, which shows whether lips decide whose voice
@@ -57,13 +58,14 @@ class LipSource:
         *,
         dim: int,
         cache: FeatureCache | None,
+        stale: Collection[str] = (),
         front_end: FrontEnd | None,
         cache_decides: bool,
         use: str = "given",
         shift_frames: int = 0,
     ) -> None:
         self.dim, self._use, self._shift_frames = dim, use, shift_frames
-        self._cache, self._cache_decides = cache, cache_decides
+        self._cache, self._cache_decides, self._stale = cache, cache_decides, frozenset(stale)
         self._computed = None if front_end is None else ComputedLips(front_end)
 
     def load(self, record: Mapping[str, Any]) -> Lips:
@@ -94,15 +96,15 @@ class LipSource:
         return embedding[np.clip(np.arange(len(embedding)) - self._shift_frames, 0, last)]
 
     def _load(self, speaker_id: str, mouth: str | None) -> np.ndarray | None:
-        known = self._cache is not None and speaker_id in self._cache
+        known = self._cache is not None and speaker_id in self._cache and speaker_id not in self._stale
         if known and (mouth is not None or self._cache_decides):
             return self._cache[speaker_id]
         if mouth is None:
             return None
         if self._computed is None:
             raise LipsError(
-                f"{mouth} is not in the cache {self._cache.path}, and the front-end's weights are not at hand: add "
-                f"it with precompute_visual.py --out {self._cache.path}, or pass weights=FILE"
+                f"{mouth} is not in the cache {self._cache.path}, or has changed since, and the front-end's weights "
+                f"are not at hand: add it with precompute_visual.py --out {self._cache.path}, or pass weights=FILE"
             )
         return self._computed.load(speaker_id, mouth)
 
@@ -154,15 +156,27 @@ def open_lips(
         )
     wanted = [(record[f"id{voice}"], record[f"mouth{voice}"]) for record in records for voice in (1, 2)]
     has_mouths = any(mouth is not None for _, mouth in wanted)
-    uncached = any(mouth is not None and (features is None or name not in features) for name, mouth in wanted)
+    stale = (
+        [] if features is None else features.changed({n: mouth for n, mouth in wanted if mouth is not None})
+    )
+    if stale:
+        logger.warning(
+            "%d mouth files have changed since the cache %s was made, %s for one: their lips are computed anew",
+            len(stale), cache, stale[0],
+        )  # fmt: skip
+    cached = set() if features is None else set(features) - set(stale)
+    uncached = any(mouth is not None and name not in cached for name, mouth in wanted)
     path = _find_weights(trained_on, weights, folders, required=features is None) if uncached else None
     front_end = None
     if path is not None:
         settings = {key: trained_on[key] for key in ("network", "features")}
-        front_end = FrontEnd(weights=path, device=device, **settings)
+        # Half precision as in training only where the hardware has it: emulated it is many times slower.
+        dtype = "float32" if trained_on.get("dtype") == "float32" else "auto"
+        front_end = FrontEnd(weights=path, device=device, dtype=dtype, **settings)
     return LipSource(
         dim=int(trained_on["dim"]),
         cache=features,
+        stale=stale,
         front_end=front_end,
         cache_decides=not has_mouths,
         use=use,

@@ -107,7 +107,8 @@ class Recording:
         return self._writer.finish() if complete else None
 
     def discard(self) -> None:
-        """Remove what was written so far."""
+        """Give up: remove what was written so far, and drop the windows to come."""
+        self.failed = True
         if self._writer is not None:
             self._writer.discard()
 

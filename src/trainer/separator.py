@@ -1,6 +1,5 @@
 """From a checkpoint to the separator in it, built by the checkpoint's own configuration."""
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,8 @@ from hydra.utils import instantiate
 from torch import nn
 
 from src.trainer.checkpoint import (
+    BEST,
+    LAST,
     CheckpointError,
     checkpoint_file,
     find_checkpoint,
@@ -21,8 +22,6 @@ from src.utils.io_utils import ROOT_PATH, absolute
 
 DEFAULT_RUN = "saved/separator"
 SHIPPED = ROOT_PATH / "weights" / "small.safetensors"
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,9 +52,9 @@ def choose_checkpoint(named: str | Path | None, run_dir: str | Path | None) -> P
         return absolute(named)
     if run_dir:
         return find_checkpoint(absolute(run_dir))
-    if absolute(DEFAULT_RUN).is_dir() or not SHIPPED.is_file():
-        return find_checkpoint(absolute(DEFAULT_RUN))
-    logger.info("No run in %s: separating with %s", absolute(DEFAULT_RUN), SHIPPED.relative_to(ROOT_PATH))
+    run = absolute(DEFAULT_RUN)
+    if any((run / name).is_file() for name in (BEST, LAST)) or not SHIPPED.is_file():
+        return find_checkpoint(run)
     return SHIPPED
 
 

@@ -55,6 +55,11 @@ def output_name(mix_path: str | Path, output_format: str) -> str:
     return path.name if output_format == "auto" else f"{path.stem}.{output_format}"
 
 
+def voice_files(folder: Path, mix_path: str | Path, output_format: str) -> list[Path]:
+    """Where the voices of a mixture are written, `s1` first."""
+    return [folder / voice / output_name(mix_path, output_format) for voice in VOICES]
+
+
 def _subtype(container: str, given: str) -> str:
     """The sample format of the mixture, or what keeps most of it where the container does not have it."""
     if given in _SUBTYPES[container]:
@@ -87,7 +92,7 @@ class VoiceWriter:
         self.clipped_samples = 0
         if container == "WAV" and info.num_samples * 8 > _WAV_LIMIT_BYTES:
             container = "RF64"
-        self._final = [folder / voice / name for voice in VOICES]
+        self._final = voice_files(folder, mix_path, output_format)
         self._temporary = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in self._final]
         self._files: list[soundfile.SoundFile] = []
         try:

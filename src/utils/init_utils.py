@@ -3,7 +3,8 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from src.utils.io_utils import ROOT_PATH, absolute
+from src.utils.io_utils import ROOT_PATH, absolute, make_folder
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,12 @@ def set_random_seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def prepare_run_folder(settings: Mapping[str, Any], run_name: str, rank: Rank) -> Path:
-    """Make, empty or keep the folder of a run; only the first process touches it.
+@contextmanager
+def run_folder(settings: Mapping[str, Any], run_name: str, rank: Rank) -> Iterator[Path]:
+    """The folder of a run, made or kept, while the context builds what it needs; the first process alone touches it.
 
-    A folder without a checkpoint is no run: it was left by one that could not start.
+    A folder without a checkpoint is no run: it was left by one that could not start. A run that is to be replaced
+    stands aside, as `<run_name>.replaced`, until the context has ended well, and comes back where it has not.
 
     Args:
         settings: `save_dir` (folder of all runs), `override` (an existing run of that name is deleted),
@@ -95,20 +98,40 @@ def prepare_run_folder(settings: Mapping[str, Any], run_name: str, rank: Rank) -
         rank: this process.
 
     Raises:
-        ValueError: the folder holds a run already and neither was asked for.
+        ValueError: the folder holds a run already and neither was asked for, or it cannot be made.
     """
     folder = absolute(settings["save_dir"]) / run_name
     if not rank.is_main:
-        return folder
-    if any(folder.glob("*.pt")) and not settings["resume_from"]:
+        yield folder
+        return
+    aside = folder.with_name(f"{folder.name}.replaced")
+    if aside.is_dir() and not _holds_run(folder):  # the one that was to replace it was killed
+        _take_place(aside, folder)
+    if _holds_run(folder) and not settings["resume_from"]:
         if not settings["override"]:
             raise ValueError(
                 f"{folder} holds a run already: continue it with trainer.resume_from=last.pt, replace it with "
                 "trainer.override=true, or choose another run_name"
             )
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+    make_folder(folder, "trainer.save_dir, run_name")
+    try:
+        yield folder
+    except BaseException:
+        if aside.is_dir():
+            _take_place(aside, folder)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _holds_run(folder: Path) -> bool:
+    return any(folder.glob("*.pt"))
+
+
+def _take_place(aside: Path, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
 
 
 def save_code_state(folder: Path) -> None:

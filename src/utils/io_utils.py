@@ -15,6 +15,25 @@ def absolute(path: str | Path) -> Path:
     return Path(path).expanduser().absolute()
 
 
+def make_folder(folder: Path, option: str) -> None:
+    """Make the folder of an output before any work is done.
+
+    Args:
+        folder: to make, or to find there.
+        option: what named it, for the message.
+
+    Raises:
+        ValueError: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "a file is in its place" if isinstance(error, FileExistsError) else error.strerror
+        raise ValueError(f"{option}={folder}: cannot be made ({reason}); choose another folder") from error
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"{option}={folder}: is not writable; choose another folder")
+
+
 def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
     """Write a file so that a kill at any instant leaves the old one or the new one, both whole.
 

@@ -231,6 +231,7 @@ def test_silence_is_listed_and_left_out_of_the_means(corpus, folder, kind):
     assert "no SI-SNR, SDR, PESQ-wb, STOI" in evaluation.problems[0].detail
     statistic = evaluation.table["both voices"]["SI-SNR"]
     assert statistic.num_values == 5 and statistic.mean == pytest.approx(expected)
+    assert "NOT SCORED, of 6 voices: SI-SNR 1, SI-SNRi 1" in format_table(evaluation)
 
 
 def test_pesq_without_utterances_leaves_that_metric_alone(corpus):
@@ -267,6 +268,7 @@ def test_without_mixtures_improvements_are_left_out_with_a_note(corpus):
     assert evaluation.table["both voices"]["SI-SNRi"].num_values == 0
     assert not any(subset.startswith("input SNR") for subset in evaluation.table)
     assert "note" in format_problems(evaluation) and "input SNR" not in format_table(evaluation)
+    assert "NOT SCORED" not in format_table(evaluation), "a column without any value says so itself"
     assert score(corpus, mix=corpus / "mixtures").table["both voices"]["SI-SNRi"].num_values == 6
     (corpus / "mixtures" / f"{NAMES[2]}.wav").unlink()
     assert kinds(score(corpus, mix=corpus / "mixtures")) == [(NAMES[2], "mix", "mix missing")]
@@ -308,5 +310,10 @@ def test_metrics_can_be_chosen_and_a_wrong_name_lists_the_right_ones(corpus):
     with (corpus / "pred/metrics.csv").open(newline="") as stream:
         columns = csv.DictReader(stream).fieldnames
     assert {"SI-SNR", "SI-SNRi", "STOI"} <= set(columns) and not {"SDR", "PESQ-wb"} & set(columns)
+    assert [spec.name for spec in metric_specs(only="STOI")] == ["STOI"]
+    with pytest.raises(ValueError, match="names no metric"):
+        metric_specs(only=[])
+    with pytest.raises(ValueError, match="num_resamples=0"):
+        score(corpus, num_resamples=0)
     wrong = subprocess.run([*command, "only=[si-snr]"], cwd=ROOT_PATH, capture_output=True, text=True)
     assert wrong.returncode == 2 and "no si-snr; there are SI-SNR, SDR, PESQ-wb, STOI" in wrong.stderr

@@ -127,6 +127,25 @@ def test_whole_command_with_truth(work, tmp_path):
     assert os.listdir(tmp_path) == ["out"]
 
 
+def test_a_mouth_that_has_changed_since_it_was_cached_is_embedded_anew(work, tmp_path):
+    shutil.copytree(work / "data", tmp_path / "data")
+    front_end = FrontEnd(network=NETWORK, weights=work / "front_end.pt", device="cpu")
+    precompute(tmp_path / "data", tmp_path / "lips.h5", front_end, workers=0)
+    mouth = tmp_path / "data/mouths/01.npz"
+    with np.load(mouth) as file:
+        np.savez_compressed(mouth, data=file["data"][::-1])
+    common = [f"root={tmp_path / 'data'}", f"checkpoint={work / 'av.pt'}"]
+    run_quickly(*common, f"save_path={tmp_path / 'anew'}")
+    run_quickly(*common, f"save_path={tmp_path / 'cached'}", f"cache={tmp_path / 'lips.h5'}")
+    assert all(np.array_equal(*pair) for pair in zip(read(tmp_path / "anew"), read(tmp_path / "cached")))
+    elsewhere = shutil.copy(work / "av.pt", tmp_path / "av.pt")
+    with pytest.raises(LipsError, match="front-end's weights"):
+        run_quickly(
+            f"root={tmp_path / 'data'}", f"checkpoint={elsewhere}", f"weights={tmp_path / 'none.pt'}",
+            f"save_path={tmp_path / 'c'}", f"cache={tmp_path / 'lips.h5'}",
+        )  # fmt: skip
+
+
 def test_bad_recording_ends_in_exit_code_3_and_its_name(work, tmp_path):
     shutil.copytree(work / "data", tmp_path / "data", ignore=shutil.ignore_patterns("s1", "s2"))
     (tmp_path / "data/audio/mix/02_03.wav").write_bytes(b"RIFFnothing")
@@ -137,6 +156,16 @@ def test_bad_recording_ends_in_exit_code_3_and_its_name(work, tmp_path):
     assert "1 failed" in done.stdout and "02_03.wav" in done.stdout and "Traceback" not in done.stderr
     assert sorted(os.listdir(tmp_path / "out/s1")) == ["01_02.wav", "03_99.wav"]
     assert "SI-SNR" not in done.stdout  # no truth, and no option needed to say so
+    assert f"checkpoint: {work / 'av.pt'}" in done.stdout and "device: cpu" in done.stdout
+    assert "earlier run" not in done.stdout
+    # What an earlier run made of a mixture that fails now is neither lost nor passed over.
+    (tmp_path / "out/s1/02_03.wav").write_bytes(b"of yesterday")
+    assert not run_quickly(
+        f"root={tmp_path / 'data'}", f"checkpoint={work / 'av.pt'}", f"save_path={tmp_path / 'out'}"
+    )
+    summary = json.loads((tmp_path / "out/inference.json").read_text())
+    assert "s1/02_03.wav: left by an earlier run" in str(summary)
+    assert (tmp_path / "out/s1/02_03.wav").read_bytes() == b"of yesterday"
 
 
 def test_usage_error_is_one_line_and_exit_code_2(work, tmp_path):
@@ -145,6 +174,21 @@ def test_usage_error_is_one_line_and_exit_code_2(work, tmp_path):
     assert "Traceback" not in done.stderr and done.stdout == ""
     assert "checkpoint" in done.stderr and str(tmp_path / "saved/separator") in done.stderr
     assert os.listdir(tmp_path) == []
+
+
+def test_outputs_that_cannot_be_or_would_lie_among_the_data_are_refused_before_any_work(work, tmp_path):
+    root = tmp_path / "course"
+    for part in ("train", "test"):
+        shutil.copytree(work / "data/audio", root / "audio" / part)
+    common = [f"root={root}", "part=test", f"checkpoint={work / 'audio.pt'}"]
+    before = tree(root)
+    for taken in ("train", "test"):
+        with pytest.raises(ValueError, match="is where mixtures lie"):
+            run_quickly(*common, f"save_path={root / 'audio' / taken}")
+    assert tree(root) == before
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"save_path=.*a file is in its place"):
+        run_quickly(*common, f"save_path={tmp_path / 'file'}")
 
 
 def make_cache(root, out, weights):
@@ -272,6 +316,9 @@ def test_other_datasets_take_the_place_of_the_custom_one(work, tmp_path):
     assert len(os.listdir(tmp_path / "out/s1")) == 3
     with pytest.raises(ValueError, match=r"inferencer\.parts: no dev in datasets; there are train, val"):
         run_quickly(*options, "inferencer.parts=[dev]")
+    assert run_quickly(*options, "inferencer.parts=val")
+    with pytest.raises(ValueError, match="part=test: the chosen datasets have val"):
+        run_quickly(*options, "part=test")
 
 
 def test_one_window_or_many_give_nearly_the_same(work, tmp_path):

@@ -85,6 +85,14 @@ def test_a_run_leaves_checkpoints_and_logs_and_is_not_overwritten_but_continued(
     assert resumed.returncode == 0, resumed.stderr
     assert load_checkpoint(folder / "last.pt")["step"] == 6
 
+    failed = train(work, "run_name=plain", "trainer.override=true", "cache=absent.h5")
+    assert failed.returncode == 2
+    assert load_checkpoint(folder / "last.pt")["step"] == 6, "what could not be replaced is still there"
+    replaced = train(work, "run_name=plain", "trainer.override=true")
+    assert replaced.returncode == 0, replaced.stderr
+    assert load_checkpoint(folder / "last.pt")["step"] == 3
+    assert not list((work / "saved").glob("*.replaced"))
+
 
 def test_a_time_limit_is_a_success_and_keeps_a_checkpoint(work):
     done = train(work, "run_name=short", "trainer.epoch_len=100000", "trainer.max_minutes=0.02")
@@ -103,6 +111,10 @@ def test_a_time_limit_is_a_success_and_keeps_a_checkpoint(work):
         (["model=largest"], "largest"),
         (["+experiment=course"], "root not given: add root=..."),
         (["trainer.amp=half"], "trainer.amp=half"),
+        (["trainer.val_period=0"], "trainer.val_period=0: take 1 or more"),
+        (["trainer.save_dir=mouths.h5"], "trainer.save_dir, run_name="),
+        (["trainer.resume_from=/dev/null"], "/dev/null"),
+        (["datasets.root=/data/Müller"], """'root="/data/Müller (1)"'"""),
         (["dataloader.batch_size=500"], "dataloader.batch_size"),
     ],
 )

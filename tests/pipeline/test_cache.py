@@ -26,6 +26,7 @@ from pipeline.cache import (
     merge,
     verify,
 )
+from pipeline.mouths import source_digest, source_stat
 from tests.pipeline.fakes import DIM, FakeFrontEnd, write_mouths
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -440,6 +441,32 @@ def test_what_does_not_belong_together_is_not_merged(tmp_path, capsys):
     with pytest.raises(CacheError, match=r"a was computed from different contents in .*1\.h5 and .*3\.h5"):
         merge(tmp_path / "all.h5", [first, tmp_path / "3.h5"])
     assert not (tmp_path / "all.h5").exists()
+
+
+def test_sources_that_are_others_now_are_found_by_content_where_only_times_differ(tmp_path):
+    names = [f"{n:03}" for n in range(3 * pipeline.cache.COMPARED_FIRST)]
+    files = {name: tmp_path / f"{name}.npz" for name in names}
+    for name, file in files.items():
+        file.write_bytes(f"content {name}".encode())
+    with CacheWriter(tmp_path / "a.h5", IDENTITY) as writer:
+        writer.commit(
+            [
+                (name, Source(source_digest(file), *source_stat(file)), clip(name)[2])
+                for name, file in files.items()
+            ]
+        )
+    cache = FeatureCache(tmp_path / "a.h5")
+    assert cache.changed(files) == []
+    for file in files.values():  # as of a copy
+        os.utime(file, ns=(0, 0))
+    assert cache.changed(files) == []
+    files["000"].write_bytes(b"CONTENT 000")
+    files["001"].write_bytes(b"CONTENT 001")
+    assert cache.changed(files) == ["000", "001"], "one that is found has the others looked for"
+    files["002"].write_bytes(b"longer than it was")
+    files["003"].unlink()
+    sources = {**files, "of no entry": tmp_path / "none"}
+    assert cache.changed(sources) == ["000", "001", "002"], "an absent file is for others to report"
 
 
 def test_info_and_verify_on_the_command_line(tmp_path, capsys):

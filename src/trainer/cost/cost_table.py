@@ -73,18 +73,6 @@ def format_markdown(report: CostReport) -> str:
     return "\n".join(lines) + "\n"
 
 
-def make_folder(folder: Path) -> None:
-    """Make the folder of a report before anything is measured.
-
-    Raises:
-        ValueError: it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"out={folder}: cannot be made ({error.strerror}); choose another folder") from error
-
-
 def write_report(report: CostReport, folder: Path, settings: dict[str, Any]) -> None:
     """Write `profile.md` and `profile.json` (all raw figures, and what was asked for)."""
     text = format_markdown(report)

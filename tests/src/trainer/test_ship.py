@@ -101,13 +101,15 @@ def test_a_run_goes_before_the_weights_that_ship(tmp_path, monkeypatch):
     monkeypatch.setattr("src.trainer.separator.ROOT_PATH", tmp_path)
     monkeypatch.chdir(tmp_path)
     assert choose_checkpoint(None, None) == shipped
+    (tmp_path / "saved/separator").mkdir(parents=True)
+    (tmp_path / "saved/separator/info.log").touch()
+    assert choose_checkpoint(None, None) == shipped, "a run that could not start is no run"
     assert choose_checkpoint(None, tmp_path) == tmp_path / "best.pt"
     assert choose_checkpoint(tmp_path / "best.pt", "no run") == tmp_path / "best.pt"
     with pytest.raises(CheckpointError, match="no run"):
         choose_checkpoint(None, "no run")
-    (tmp_path / "saved").mkdir()
-    (tmp_path / "saved" / "separator").symlink_to(tmp_path)
-    assert choose_checkpoint(None, None).resolve() == tmp_path / "best.pt"
+    (tmp_path / "saved/separator/best.pt").symlink_to(tmp_path / "best.pt")
+    assert choose_checkpoint(None, None) == tmp_path / "saved/separator/best.pt"
 
 
 def test_a_separator_of_another_window_begins_near_the_one_it_grows_from(tmp_path):

@@ -17,6 +17,7 @@ from src.trainer.checkpoint import (
     load_checkpoint,
     load_weights,
     save_checkpoint,
+    ship_checkpoint,
 )
 from tests.src.trainer.tones import compose, make_trainer
 
@@ -47,6 +48,15 @@ def test_two_epochs_resumed_for_two_equal_four(tmp_path, options):
     assert_same(weights(resumed), weights(straight))
     assert_same(resumed.average.shadow, straight.average.shadow)
     assert resumed.best == straight.best
+
+
+def test_weights_alone_cannot_be_resumed(tmp_path):
+    trainer = make_trainer(tmp_path / "run", "trainer.n_epochs=1")
+    trainer.train()
+    shipped = tmp_path / "weights.safetensors"
+    ship_checkpoint(shipped, load_checkpoint(tmp_path / "run/last.pt"))
+    with pytest.raises(CheckpointError, match=r"trainer\.init_from="):
+        make_trainer(tmp_path / "other", f"trainer.resume_from={shipped}")
 
 
 def test_time_limit_stops_within_an_epoch_and_continues_exactly(tmp_path, monkeypatch):

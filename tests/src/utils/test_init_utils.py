@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from src.utils.init_utils import describe_device, init_distributed, resolve_device
+from src.utils.init_utils import Rank, describe_device, init_distributed, resolve_device, run_folder
 
 
 @pytest.fixture
@@ -31,6 +31,18 @@ def test_a_gpu_that_is_not_there_is_refused(two_gpus, monkeypatch, name, local_r
     monkeypatch.setenv("LOCAL_RANK", local_rank)
     with pytest.raises(ValueError, match=r"device=cuda:2: there are 2 CUDA devices"):
         resolve_device(name)
+
+
+def test_a_run_that_was_moved_aside_and_left_there_comes_back(tmp_path):
+    """As after a kill while the run that was to replace it began."""
+    settings = {"save_dir": tmp_path, "override": False, "resume_from": "last.pt"}
+    (tmp_path / "run.replaced").mkdir()
+    (tmp_path / "run.replaced/last.pt").touch()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/info.log").touch()
+    with run_folder(settings, "run", Rank(0, 1, 0)) as folder:
+        assert [path.name for path in folder.iterdir()] == ["last.pt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_a_log_tells_why_a_gpu_is_not_used(two_gpus, monkeypatch):
