@@ -2,8 +2,8 @@
 
 Writes `experiments/results/<experiment>.md` and `.png`; where the experiment names `sweeps` (rows that are one model at
 several rates), also `_scores.csv` with each model's best, which `profile_model.py scores=` takes. Every difference is
-paired: the same test speakers, separated by both rows, averaged over the seeds that both have; its interval is a
-bootstrap over the speakers.
+paired: the same test speakers, separated by both rows, averaged over the seeds that both have; its mean is over voices,
+as that of the scores, and its interval a bootstrap over the speakers, each with all its voices.
 """
 
 import argparse
@@ -69,19 +69,16 @@ def read_results(path: Path) -> dict[tuple[str, str], Row]:
     return dict(rows)
 
 
-def interval(scores: dict[str, float]) -> tuple[float, float]:
-    """95 % interval of the mean over speakers."""
-    return bootstrap_interval(np.array(list(scores.values())), list(scores))
-
-
 def difference(row: Row, reference: Row) -> tuple[float, float, float] | None:
-    """Mean difference over speakers with its interval, in dB, over common seeds; None where there are none."""
+    """Mean difference over voices with its interval, in dB, over common seeds; None where there are none."""
     seeds = sorted(row.by_seed.keys() & reference.by_seed.keys())
     if not seeds:
         return None
     ours, theirs = row.speakers(seeds), reference.speakers(seeds)
-    apart = {name: ours[name] - theirs[name] for name in ours.keys() & theirs.keys()}
-    return (statistics.fmean(apart.values()), *interval(dict(sorted(apart.items()))))
+    names = sorted(ours.keys() & theirs.keys())
+    voices = [row.voices[name] for name in names]
+    apart = np.repeat([ours[name] - theirs[name] for name in names], voices)
+    return (float(apart.mean()), *bootstrap_interval(apart, np.repeat(names, voices)))
 
 
 def table(experiment: dict, results: dict[tuple[str, str], Row]) -> str:
@@ -96,11 +93,13 @@ def table(experiment: dict, results: dict[tuple[str, str], Row]) -> str:
                 continue
             row = results[name, lips]
             seeds = ", ".join(f"{mean:+.2f}" for mean in row.seed_means())
-            reference = results.get((about.get("against", experiment["reference"]), lips))
+            other = about.get("against", experiment["reference"])
+            reference = results.get((other, lips))
             shown = ""
             if reference is not None and reference is not row and (apart := difference(row, reference)):
                 mean, low, high = apart
                 shown = f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+                shown += "" if other == experiment["reference"] else f" to `{other}`"
             lines.append(
                 f"| {name} | {about['asks']} | {lips} | {len(row.by_seed)} | {row.mixtures:,} | "
                 f"{row.mean():+.2f} ({seeds}) | {shown} |"

@@ -116,6 +116,20 @@ def test_a_difference_is_of_the_seeds_that_both_rows_have():
     assert "| +2.00 (+2.00) |  |" in draw.table(EXPERIMENT, results)
 
 
+def test_a_difference_is_that_of_the_scores_beside_it_and_names_another_reference():
+    """A speaker of many voices weighs as much in one as in the other."""
+    draw = load("draw")
+    voices = {"ann": 9, "ben": 1}
+    whole = draw.Row({1: {"ann": 1.0, "ben": 5.0}}, voices)
+    bare = draw.Row({1: {"ann": 2.0, "ben": 0.0}}, voices)
+    mean, low, high = draw.difference(bare, whole)
+    assert mean == pytest.approx(bare.mean() - whole.mean()) == pytest.approx(0.4)
+    assert low == pytest.approx(-5.0) and high == pytest.approx(1.0)
+    experiment = {**EXPERIMENT, "rows": {"third": {"asks": "?", "lips": ["given"], "against": "bare"}}}
+    table = draw.table(experiment, {("bare", "given"): bare, ("third", "given"): whole})
+    assert "-0.40 [-1.00, +5.00] to `bare` |" in table
+
+
 @pytest.mark.parametrize(
     "path", sorted((ROOT_PATH / "experiments").glob("*.yaml")), ids=lambda path: path.stem
 )

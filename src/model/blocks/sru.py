@@ -43,7 +43,11 @@ class StepwiseProduct(torch.autograd.Function):
         weight, steps = ctx.saved_tensors
         for_weight = for_steps = None
         if ctx.needs_input_grad[0]:
-            for_weight = torch.zeros_like(weight).addbmm_(grad, steps.mT)
+            if weight.dtype in (torch.bfloat16, torch.float16):
+                # One product: a sum in half precision would be rounded at every step.
+                for_weight = torch.einsum("lob,lib->oi", grad, steps)
+            else:
+                for_weight = torch.zeros_like(weight).addbmm_(grad, steps.mT)
         if ctx.needs_input_grad[1]:
             for_steps = torch.bmm(weight.mT.expand(steps.shape[0], -1, -1), grad)
         return for_weight, for_steps

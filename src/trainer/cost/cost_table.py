@@ -8,7 +8,6 @@ from typing import Any
 from src.trainer.cost.memory import Peak
 from src.trainer.cost.profile import CostReport, ModelProfile, StepCost, SweepPoint
 from src.trainer.cost.size import Size
-from src.trainer.cost.timing import Timing
 from src.trainer.cost.workload import BOTH, INFERENCE, LIP_READER, SEPARATOR, TRAINING
 from src.utils.io_utils import write_atomically, write_json
 
@@ -21,9 +20,10 @@ _TRAINING_HEADINGS = ("training step, ms", "p10-p90", "memory, MB")
 _LEGEND = """\
 MACs: matmuls, attention, convolutions, recurrences and Fourier transforms of inference; flop_counter: what
 torch.utils.flop_counter sees of them. Disk: safetensors. MB are 10^6 bytes. Time: median over {repeats} repeats taken
-in turns, separator in fp32, decoding of files not included. Real-time factor: inference over the duration of the
-audio. Memory: of one step in a fresh process; on a CPU the rise of resident memory above model and input, without
-fragmentation of the heap, on a GPU all that PyTorch allocated. Training: forward, loss, backward, optimizer; in part
+in turns, separator in fp32 (in convolutions TF32 where a GPU has it, as PyTorch chooses), decoding of files not
+included. Real-time factor: inference over the duration of the audio. Memory: of one step in a fresh process; on a CPU
+the rise of resident memory above model and input, without fragmentation of the heap, on a GPU all that PyTorch
+allocated. Training: forward, loss, backward, optimizer; in part
 "both" the lip reader runs in each step, in part "separator" embeddings come from the cache."""
 
 
@@ -85,6 +85,8 @@ def _loop_lines(profiles: Sequence[ModelProfile]) -> list[str]:
     for profile in profiles:
         for device, parts in profile.costs.items() if profile.lip_reader else ():
             loop, cached = (parts[part][TRAINING].time for part in (BOTH, SEPARATOR))
+            if loop is None or cached is None:
+                continue
             lines.append(
                 f"- {profile.name} on {device}: a training step takes {_ms(cached.median_s)} ms with cached lips, "
                 f"{_ms(loop.median_s)} ms with the lip reader in the loop: {profile.loop_ratio(device):.2f} times"
@@ -119,7 +121,9 @@ def _step_cells(cost: StepCost | None, audio_s: float | None = None) -> list[str
     factor = 0 if audio_s is None else 1
     if cost is None:
         return [_ABSENT] * (3 + factor)
-    time: Timing = cost.time
+    time = cost.time
+    if time is None:
+        return [*[_ABSENT] * (2 + factor), _megabytes(cost.memory)]
     cells = [_ms(time.median_s), f"{_ms(time.p10_s)}-{_ms(time.p90_s)}"]
     if audio_s is not None:
         cells.append(f"{time.median_s / audio_s:.4f}")

@@ -56,13 +56,14 @@ def read_scores(path: Path) -> dict[str, float]:
 
 
 def scored_models(report: CostReport, scores: Mapping[str, float]) -> list[ScoredModel]:
-    """Models that have a score, with their cost on the first device."""
+    """Models that have a score, with their cost on the first device, if they had room there."""
     points = []
     for profile in report.profiles:
         if profile.name in scores:
-            time_s = next(iter(profile.costs.values()))[profile.whole][INFERENCE].time.median_s
-            macs = profile.sizes[profile.whole].macs.total
-            points.append(ScoredModel(profile.name, scores[profile.name], macs, time_s))
+            time = next(iter(profile.costs.values()))[profile.whole][INFERENCE].time
+            if time is not None:
+                macs = profile.sizes[profile.whole].macs.total
+                points.append(ScoredModel(profile.name, scores[profile.name], macs, time.median_s))
     return points
 
 

@@ -30,9 +30,9 @@ SWEEP_REPEATS = 3
 
 @dataclass(frozen=True)
 class StepCost:
-    """One step on one device; memory is None where it was not measured or did not suffice."""
+    """One step on one device; memory is None where it was not measured or did not suffice, time where it did not."""
 
-    time: Timing
+    time: Timing | None
     memory: Peak | None
 
 
@@ -57,10 +57,10 @@ class ModelProfile:
         """The part that turns a mixture with its videos into two voices."""
         return BOTH if self.lip_reader else SEPARATOR
 
-    def loop_ratio(self, device: str) -> float:
+    def loop_ratio(self, device: str) -> float | None:
         """Time of a training step that computes its embeddings, over one that finds them cached."""
-        costs = self.costs[device]
-        return costs[BOTH][TRAINING].time.median_s / costs[SEPARATOR][TRAINING].time.median_s
+        loop, cached = (self.costs[device][part][TRAINING].time for part in (BOTH, SEPARATOR))
+        return None if loop is None or cached is None else loop.median_s / cached.median_s
 
 
 @dataclass(frozen=True)
@@ -201,14 +201,17 @@ def _costs(
     if memory:
         bar = tqdm(distinct, desc="memory", unit="process", delay=BAR_AFTER_S, disable=None)
         peaks = {key: peak_memory(works[key[0]], *key[1:]) for key in bar}
+    # What has no room in a process of its own has none here, and would end this one.
     steps = {
-        key: make_step(works[key[0]], *key[1:], front_ends.get(works[key[0]].lip_reader)) for key in distinct
+        key: make_step(works[key[0]], *key[1:], front_ends.get(works[key[0]].lip_reader))
+        for key in distinct
+        if not memory or peaks[key] is not None
     }
     device = next(iter(works.values())).device
     times = measure(steps, device=device, warmup=warmup, repeats=repeats, title=f"timing on {device}")
     costs: dict[str, dict[str, dict[str, StepCost]]] = {}
     for (name, part, kind), key in wanted.items():
-        costs.setdefault(name, {}).setdefault(part, {})[kind] = StepCost(times[key], peaks[key])
+        costs.setdefault(name, {}).setdefault(part, {})[kind] = StepCost(times.get(key), peaks[key])
     return costs
 
 

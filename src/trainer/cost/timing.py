@@ -39,6 +39,9 @@ def measure(
         repeats: rounds that are.
         title: of the progress bar.
 
+    Returns:
+        Timings by name, without the steps that the memory of a GPU does not suffice for.
+
     Raises:
         ValueError: no repeat, or a negative number of warm-up rounds.
     """
@@ -48,8 +51,12 @@ def measure(
         )
     seconds: dict[Name, list[float]] = {name: [] for name in steps}
     for turn in tqdm(range(warmup + repeats), desc=title, unit="round", delay=BAR_AFTER_S, disable=None):
-        for name, step in steps.items():
-            elapsed = _run(step, device)
+        for name in list(seconds):
+            try:
+                elapsed = _run(steps[name], device)
+            except torch.OutOfMemoryError:
+                del seconds[name]
+                continue
             if turn >= warmup:
                 seconds[name].append(elapsed)
     return {name: _summary(values) for name, values in seconds.items()}

@@ -174,6 +174,14 @@ def test_steps_are_timed_in_turns_and_warm_up_is_left_out():
         measure(steps, device="cpu", warmup=0, repeats=0)
 
 
+def test_a_step_without_room_leaves_the_others_timed():
+    def no_room():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    times = measure({"a": no_room, "b": lambda: None}, device="cpu", warmup=1, repeats=3)
+    assert list(times) == ["b"] and len(times["b"].runs_s) == 3
+
+
 def test_memory_of_a_known_allocation():
     """256 MB in small pieces, in a process that held more before and has the freed heap still resident."""
     code = (
@@ -263,6 +271,24 @@ def test_memory_and_sweeps_of_a_profile(composed):
     assert "lip reader" not in text.splitlines()[3] and "## Separator alone" in text
     with pytest.raises(ValueError, match=r"batch_size.* 0 is not positive"):
         profile_models(subjects, devices=["cpu"], batch_sweep=[0])
+
+
+def test_what_has_no_room_is_told_and_the_rest_reported(composed, monkeypatch):
+    """Training does not fit the memory, in the process that measures it."""
+    measured = "src.trainer.cost.profile.peak_memory"
+    monkeypatch.setattr(measured, lambda *step: None if TRAINING in step else peak_memory(*step))
+    overrides = [f"model.{key}={value}" for key, value in SMALL.items()]
+    subjects = find_subjects(
+        models="tiny", checkpoints=[], lip_reader="lrw_snv05x_tcn1x", overrides=overrides
+    )
+    report = profile_models(subjects, devices=["cpu"], seconds=0.4, warmup=0, repeats=1)
+    costs = report.profiles[0].costs["cpu"]
+    assert costs[SEPARATOR][TRAINING].time is None and costs[SEPARATOR][INFERENCE].time is not None
+    assert report.profiles[0].loop_ratio("cpu") is None
+    row = next(
+        line for line in format_markdown(report).splitlines() if "separator" in line and "| cpu" in line
+    )
+    assert [cell.strip() for cell in row.split("|")[-4:-1]] == ["-", "-", "-"]
 
 
 def test_pareto_front_holds_what_no_other_beats():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from src.model.blocks.sru import Sru, SruLayer, windows
+from src.model.blocks.sru import Sru, SruLayer, stepwise_product, windows
 
 
 def layer(input_size: int, hidden: int = 3) -> SruLayer:
@@ -54,6 +54,15 @@ def test_values_and_gradients_are_those_of_the_equations(input_size, length):
         torch.autograd.grad(expected, inputs, seed), torch.autograd.grad(found, inputs, seed)
     ):
         torch.testing.assert_close(here, right, atol=1e-11, rtol=0)
+
+
+def test_gradients_in_half_precision_are_rounded_once_and_not_at_every_step():
+    torch.manual_seed(0)
+    weight = torch.randn(6, 5).bfloat16().requires_grad_()
+    steps, seed = torch.randn(1000, 5, 2).abs().bfloat16(), torch.rand(1000, 6, 2).bfloat16()
+    (found,) = torch.autograd.grad(stepwise_product(weight, steps), weight, seed)
+    exact = torch.einsum("lob,lib->oi", seed.double(), steps.double())
+    assert ((found.double() - exact) / exact).abs().max() < 2**-8
 
 
 def test_gradcheck_through_a_stack():
