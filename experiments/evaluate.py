@@ -4,7 +4,8 @@
 
 Separates `DIR/audio/test` with lips as given, exchanged, of one voice only, one frame late and early, and without;
 scores both voices, with 95 % intervals over speakers (`DIR/utterances.csv`), and writes OUT/evaluation.md. Lips are
-right in a mixture where the order of the two estimates is the better one of both. `--gap N` adds N training mixtures.
+right in a mixture where the order of the two estimates is the better one of both. `--gap N` adds N training mixtures,
+drawn at random.
 Mixtures without a second mouth have no lips at all in "second mouth only", and the order of their voices is chance:
 what a missing mouth costs is told by the column of the mixtures that have two.
 """
@@ -21,6 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from pipeline.script_config import quoted  # noqa: E402
 from src.datasets.mixture import mixture_index  # noqa: E402
 from src.metrics.evaluate import statistic_of  # noqa: E402
 from src.metrics.report_table import plain  # noqa: E402
@@ -65,8 +67,8 @@ def evaluate(options: argparse.Namespace, part: str, uses: list) -> list[str]:
     for name, how, pit, only in uses:
         pred = separated[tuple(how)]
         call(
-            "calc_metrics.py", f"pred={pred}", f"truth={options.root / 'audio' / part}",
-            f"groups={options.root / 'utterances.csv'}", f"pit={str(pit).lower()}",
+            "calc_metrics.py", f"pred={quoted(pred)}", f"truth={quoted(options.root / 'audio' / part)}",
+            f"groups={quoted(options.root / 'utterances.csv')}", f"pit={str(pit).lower()}",
             *([f"only=[{','.join(only)}]"] if only else []), partly=part == "train",
         )  # fmt: skip
         metrics = json.loads((pred / "summary.json").read_text())["metrics"][ALL_VOICES]
@@ -82,13 +84,16 @@ def separate(
     options: argparse.Namespace, part: str, ways: list[tuple[str, ...]]
 ) -> dict[tuple[str, ...], Path]:
     """Where the estimates of each way to separate lie; one way a core, which is quicker than all cores for each."""
-    limit = [f"datasets.custom.limit={options.gap}"] if part == "train" else []
+    limit = []
+    if part == "train":  # names are in the order of speakers: the first ones would be those of few
+        limit = [f"datasets.custom.limit={options.gap}", "+datasets.custom.shuffle_index=true"]
     separated = {how: options.out / f"{part}_{number}" for number, how in enumerate(ways)}
 
     def one(how: tuple[str, ...]) -> None:
         call(
-            "inference.py", f"root={options.root}", f"part={part}", f"save_path={separated[how]}",
-            f"checkpoint={options.checkpoint}", f"cache={options.cache or 'null'}", "metrics.inference=[]", *how,
+            "inference.py", f"root={quoted(options.root)}", f"part={part}", f"save_path={quoted(separated[how])}",
+            f"checkpoint={quoted(options.checkpoint)}", f"cache={quoted(options.cache) if options.cache else 'null'}",
+            "metrics.inference=[]", *how,
             *limit, OMP_NUM_THREADS="1",
         )  # fmt: skip
 
@@ -137,6 +142,10 @@ def main() -> int:
     for name in ("checkpoint", "root", "out", "cache"):
         value = getattr(options, name)
         setattr(options, name, value and value.resolve())
+    if options.out.is_dir() and any(options.out.iterdir()):
+        parser.error(
+            f"--out {options.out}: holds something already, which would be scored too; name another folder"
+        )
     options.out.mkdir(parents=True, exist_ok=True)
     rows = evaluate(options, "test", USES)
     if options.gap:

@@ -66,14 +66,18 @@ def audio_info(path: str | Path) -> AudioInfo:
 
 
 def list_audio(folder: str | Path) -> list[Path]:
-    """All audio files under a folder at any depth, sorted by path.
+    """All audio files under a folder at any depth, sorted by path, without hidden ones, as archives of a Mac hold.
 
     Raises:
         AudioError: there is no such folder, or no audio file in it.
     """
     if not Path(folder).is_dir():
         raise AudioError(f"{folder}: no such folder of audio files; check the path")
-    files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in _SUFFIXES)
+    files = sorted(
+        path
+        for path in Path(folder).rglob("*")
+        if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
     if not files:
         raise AudioError(f"{folder}: no audio file in it; expected files that end in {', '.join(_SUFFIXES)}")
     return files

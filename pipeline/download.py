@@ -159,6 +159,9 @@ def download(
             that does not load; the message says what to do.
     """
     target = Path(target)
+    url = urllib.parse.quote(
+        url, safe="%/:=&?~#+!$,;'@()*[]"
+    )  # letters beyond ASCII; what is quoted stays so
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
         raise DownloadError(f"{url}: only http and https links can be fetched")
     try:

@@ -7,6 +7,11 @@ from pipeline.extract import precompute
 from pipeline.synthetic import write_corpus
 
 
+def embedded_paths(folder: str | Path) -> tuple[Path, Path]:
+    """Data directory and cache file of the corpus in a folder."""
+    return Path(folder) / "corpus", Path(folder) / "mouths.h5"
+
+
 def prepare_embedded_corpus(folder: str | Path) -> tuple[Path, Path]:
     """Make what is absent of the embedded corpus and its cache; quick when all is there.
 
@@ -21,13 +26,12 @@ def prepare_embedded_corpus(folder: str | Path) -> tuple[Path, Path]:
     # Not above: a reader of caches need not wait for the networks.
     from pipeline.frontend import default_features, front_end_for, named_network
 
-    folder = Path(folder)
-    root = write_corpus(folder / "corpus")
+    root, cache = embedded_paths(folder)
+    write_corpus(root)
     weights = default_weights()
     if weights is None:
         raise ValueError("no lip weights at hand: weights/lips.safetensors is not in this clone, get it back")
     network = named_network(weights) or PREFERRED
-    cache = folder / "mouths.h5"
     front_end = front_end_for(
         cache,
         network=network,

@@ -343,6 +343,7 @@ def _decode_all(
             yield task, decode(task.path, task.known_digest, max_frames)
         return
     pending: deque[tuple[_Task, Future[Decoded]]] = deque()
+    first = None
     try:
         with DecodingPool(workers) as pool:
             for task in tasks:
@@ -354,9 +355,10 @@ def _decode_all(
                 first, future = pending.popleft()
                 yield first, future.result()
     except WorkerDiedError as error:
+        near = "" if first is None else f" over {first.path} or one of the files after it"
         raise ExtractError(
-            "a decoding worker died, most likely killed for memory (or the start of the script is not guarded by "
-            "if __name__ == '__main__'); run again with fewer --workers, or --workers 0"
+            f"a decoding worker died{near}, most likely killed for memory (or the start of the script is not guarded "
+            "by if __name__ == '__main__'); run again with fewer --workers, or --workers 0"
         ) from error
 
 

@@ -105,7 +105,7 @@ class FrontEnd:
         on_gpu = self.device.type == "cuda"
         self._window = WINDOW_CUDA if on_gpu else WINDOW_CPU
         self.batch_frames = 8192 if on_gpu else 512
-        cores = len(os.sched_getaffinity(0))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.decoding_workers = min(16, cores) if on_gpu else max(1, cores // 8)
 
     def embed_clips(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:

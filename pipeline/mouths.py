@@ -15,6 +15,7 @@ Legend: T frames at 25 Hz, H and W rows and columns.
 """
 
 import hashlib
+import math
 import os
 import warnings
 import zipfile
@@ -30,6 +31,7 @@ import numpy as np
 # Part of every cache entry's identity: raise it with any change to the pixels that this module hands out.
 PREPROCESSING_VERSION = 1
 FRAME_RATE_HZ = 25
+_CHUNK_BYTES = 64 * 2**20  # in flight, before pictures of other sizes are made smaller
 CROP = 88
 FULL = 96
 MEAN = 0.421
@@ -65,7 +67,7 @@ def count_frames(path: str | Path) -> int:
 
 
 def iter_mouth(path: str | Path, chunk_frames: int = 1024) -> Iterator[np.ndarray]:
-    """Yield the grey frames of a mouth file from first to last, a bounded number at a time.
+    """Yield the grey frames of a mouth file from first to last, a bounded number at a time, fewer of large pictures.
 
     An array in Fortran order is the exception to the bound: its frames are interleaved, so it is read whole.
 
@@ -81,6 +83,8 @@ def iter_mouth(path: str | Path, chunk_frames: int = 1024) -> Iterator[np.ndarra
     """
     with _archive(path) as archive:
         header = _header(archive, path)
+        frame_bytes = math.prod(header.shape[1:]) * header.dtype.itemsize
+        chunk_frames = max(1, min(chunk_frames, _CHUNK_BYTES // frame_bytes))
         scale = _float_scale(archive, header, path, chunk_frames) if header.dtype.kind == "f" else None
         shrink = _shrinker(header, path)
         for raw in _chunks(archive, header, path, chunk_frames):

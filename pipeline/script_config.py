@@ -56,6 +56,12 @@ def _refuse_text_for_numbers(config: DictConfig) -> None:
             raise ValueError(f"{key}={value}: take {kind}, such as {str(usual).lower()}")
 
 
+def quoted(value: object) -> str:
+    """A value as Hydra's command line takes it, whatever characters it has."""
+    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'
+
+
 @contextmanager
 def usage_errors(script: str) -> Iterator[None]:
     """What a user can mend (ValueError, a wrong option) ends the script in one message and exit code 2.

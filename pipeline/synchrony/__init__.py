@@ -1,7 +1,7 @@
 """Trains a lip encoder to tell which voice a mouth belongs to, and at which offset.
 
     python -m pipeline.synchrony root=DIR                        # train on DIR/mouths and DIR/audio/train
-    python -m pipeline.synchrony.measure root=DIR part=test weights=FILE
+    python -m pipeline.synchrony.measure --root DIR --part test --run saved/lip_encoder
 
 No word is labelled: mouths and voices that belong together teach it. Lips of an utterance must agree with its own
 voice better than with the voices of others, of the same speaker, and of the same clip at another offset.

@@ -75,7 +75,8 @@ class SynchronyTraining:
             ],
             [warmup_steps],
         )
-        self.out, self.total_steps, self.max_grad_norm = Path(out), total_steps, max_grad_norm
+        self.out, self.max_grad_norm = Path(out), max_grad_norm
+        self.total_steps, self.warmup_steps = total_steps, warmup_steps
         self.val_period, self.log_step, self.max_minutes = val_period, log_step, max_minutes
         self.settings, self.step, self.trained_s = settings, 0, 0.0
         self.out.mkdir(parents=True, exist_ok=True)
@@ -84,7 +85,7 @@ class SynchronyTraining:
         """Go on where `<out>/last.pt` stopped.
 
         Raises:
-            ValueError: there is no such file, or it is of another network.
+            ValueError: there is no such file, or it is of another network or another length of training.
         """
         path = self.out / STATE_FILE
         if not path.is_file():
@@ -92,6 +93,11 @@ class SynchronyTraining:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if state["network"] != self.network:
             raise ValueError(f"{path}: is a run of {state['network']}, not of {self.network}")
+        planned = {"total_steps": self.total_steps, "warmup_steps": self.warmup_steps}
+        if state["schedule"] != planned:  # a cosine that is stretched afterwards would rise again
+            raise ValueError(
+                f"{path}: is a run of {state['schedule']}: go on with these, or begin another with out=DIR"
+            )
         self.halves.load_state_dict(state["halves"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
@@ -158,6 +164,7 @@ class SynchronyTraining:
             "halves": self.halves.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
+            "schedule": {"total_steps": self.total_steps, "warmup_steps": self.warmup_steps},
             "step": self.step,
             "trained_s": self.trained_s,
         }

@@ -80,9 +80,8 @@ def _pulse_train(
     voice: Voice, motion: Articulation, radiated: np.ndarray, rng: np.random.Generator, length: int
 ) -> np.ndarray:
     """Glottal pulses (T,) with jitter and shimmer, each split over two samples as its time lies between."""
-    wander = np.interp(
-        np.arange(length), np.arange(0, length + 1600, 1600), rng.normal(0, 0.15, length // 1600 + 1)
-    )
+    knots = np.arange(0, length + 1600, 1600)
+    wander = np.interp(np.arange(length), knots, rng.normal(0, 0.15, len(knots)))
     semitones = _to_audio_rate(motion.pitch_st, length) + wander
     pitch_hz = np.clip(voice.pitch_hz * 2 ** (semitones / 12), 60.0, 400.0)
     phase = np.cumsum(pitch_hz / SAMPLE_RATE_HZ) + rng.random()

@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.audio_io import SAMPLE_RATE_HZ
 from pipeline.cache import FeatureCache
-from pipeline.layout import find_mouths
+from pipeline.layout import list_mouths
 from pipeline.mouths import FRAME_RATE_HZ
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class CachedLips:
         self._root, self._missing = root, missing
         self._cache = FeatureCache(cache)
         self._ids = frozenset(self._cache.ids())
-        self._cache_decides = find_mouths(root) is None
+        self._cache_decides = not list_mouths(root)
         self.dim = self._cache.dim
 
     def check(self, wanted: Iterable[tuple[str, str | None]]) -> None:

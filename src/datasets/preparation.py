@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from pipeline.cache import FeatureCache
 from pipeline.default_weights import CACHES
-from pipeline.embedded import prepare_embedded_corpus
+from pipeline.embedded import embedded_paths, prepare_embedded_corpus
 from src.utils.init_utils import Rank
 
 logger = logging.getLogger(__name__)
@@ -48,11 +48,11 @@ def prepare_data(config: DictConfig, rank: Rank) -> dict | None:
     """
     if config.datasets.root is None:
         folder = Path(config.trainer.save_dir) / "embedded"
-        if rank.world_size > 1 and not rank.is_main:
-            dist.barrier()  # the first process makes it
-        root, cache = prepare_embedded_corpus(folder)
-        if rank.world_size > 1 and rank.is_main:
-            dist.barrier()
+        if rank.is_main:
+            prepare_embedded_corpus(folder)
+        if rank.world_size > 1:
+            dist.barrier()  # the others wait for it
+        root, cache = embedded_paths(folder)
         config.datasets.root, config.cache = str(root), config.cache or str(cache)
     if config.model.get("visual_dim", 0) == 0:
         config.cache = None

@@ -94,8 +94,9 @@ def test_list_audio_finds_every_depth_and_refuses_an_empty_folder(tmp_path):
     with pytest.raises(AudioError, match="no audio file"):
         list_audio(tmp_path)
     (tmp_path / "deep" / "er").mkdir(parents=True)
-    for name in ("b.FLAC", "deep/er/a.wav", "deep/notes.txt"):
+    for name in ("b.FLAC", "deep/er/a.wav", "deep/notes.txt", "._b.FLAC"):
         (tmp_path / name).touch()
+    (tmp_path / "folder.wav").mkdir()
     assert list_audio(tmp_path) == [tmp_path / "b.FLAC", tmp_path / "deep/er/a.wav"]
     with pytest.raises(AudioError, match="no such folder"):
         list_audio(tmp_path / "absent")

@@ -84,6 +84,12 @@ def test_whole_file_arrives_under_its_name_with_its_digest(remote, tmp_path):
     assert [path.name for path in target.parent.iterdir()] == ["weights.pth"]
 
 
+def test_a_link_may_have_letters_beyond_ascii(remote, tmp_path):
+    remote.url = remote.url.replace("weights", "модель")
+    get(remote, tmp_path / "a.pth")
+    assert (tmp_path / "a.pth").read_bytes() == remote.content
+
+
 def test_broken_transfer_is_kept_and_continued_by_the_next_call(remote, tmp_path):
     target = tmp_path / "weights.pth"
     remote.cuts = [100_000]

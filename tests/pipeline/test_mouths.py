@@ -115,6 +115,17 @@ def test_chunks_laid_end_to_end_are_the_clip(tmp_path, clip):
     assert count_frames(path) == 7
 
 
+def test_large_pictures_are_streamed_in_bounded_memory(tmp_path):
+    path = save(tmp_path / "large.npz", data=np.zeros((200, 720, 1280, 3), np.uint8))  # 553 MB
+    tracemalloc.start()
+    with pytest.warns(UserWarning, match="resized"):
+        count = sum(len(chunk) for chunk in iter_mouth(path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 200
+    assert peak < 500e6, f"{peak / 1e6:.0f} MB"
+
+
 def test_a_long_clip_is_streamed_in_bounded_memory(tmp_path):
     path = save(tmp_path / "long.npz", data=np.zeros((15_000, 88, 88), np.uint8))  # ten minutes, 116 MB
     tracemalloc.start()

@@ -13,8 +13,9 @@ from pipeline.lipreading.weights import load_network, network_of
 from pipeline.synchrony.agreement import AgreementLoss, agreement, offset_agreement
 from pipeline.synchrony.augment import MouthAugment, SoundAugment
 from pipeline.synchrony.batches import stretch
-from pipeline.synchrony.clips import list_clips
+from pipeline.synchrony.clips import Clip, list_clips
 from pipeline.synchrony.measure import main as measure_main
+from pipeline.synchrony.measure import measure
 from pipeline.synchrony.sound import LogMel, SoundEncoder
 from pipeline.synthetic import write_corpus
 
@@ -80,6 +81,44 @@ def test_agreement_ignores_levels_and_means_and_finds_the_offset():
     for shift in (-5, 0, 3):
         later = torch.roll(voices, shift, dims=-1)
         assert (offset_agreement(lips, later, reach=8).argmax(dim=1) - 8 == shift).all()
+
+
+class Half:
+    """Stands in for either half: what it makes of a clip lies ready, in the order of the clips."""
+
+    def __init__(self, features):
+        self.features = iter(features)
+
+    def eval(self):
+        return self
+
+    def frontend(self, pictures):
+        return pictures
+
+    def temporal(self, pictures):
+        return next(self.features)[None]
+
+    __call__ = temporal
+
+
+class OneClip:
+    """Stands in for a store of clips."""
+
+    def load(self, clip):
+        return np.zeros((50, 88, 88), np.uint8), torch.zeros(32000)
+
+
+@pytest.mark.parametrize(("related", "expected"), [(True, 0.9), (False, 3 / 21)])
+def test_a_cut_that_all_clips_have_at_one_place_tells_no_offset(related, expected):
+    clips = [Clip(str(n), str(n % 8), Path(), Path()) for n in range(160)]
+    voices = torch.randn(len(clips), 6, 50)
+    lips = voices.clone() if related else torch.randn(len(clips), 6, 50)
+    cut = torch.zeros(6, 50)
+    cut[:, 29:32] = 8 * torch.randn(6, 1)
+    found = measure(Half(lips + cut), Half(voices + cut), clips, OneClip())
+    assert abs(found.offset[0] - expected) < 0.1 and abs(found.chance - 3 / 21) < 0.1, str(found)
+    with pytest.raises(ValueError, match="20 frames"):
+        measure(Half(lips), Half(voices), clips, OneClip(), num_frames=20)
 
 
 def test_the_loss_falls_when_the_right_ones_agree():
@@ -184,6 +223,8 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(corpus, tmp_path):
     first = run(corpus, tmp_path / "parts", *common, "training.max_minutes=0")
     assert whole.returncode == first.returncode == 0, first.stderr
     assert "stopped at step 1" in first.stdout
+    longer = run(corpus, tmp_path / "parts", "training.total_steps=9", "resume=true")
+    assert longer.returncode == 2 and "'total_steps': 4" in longer.stderr
     again = run(corpus, tmp_path / "parts", *common)
     assert again.returncode == 2 and "resume=true" in again.stderr
     second = run(corpus, tmp_path / "parts", *common, "resume=true")

@@ -165,6 +165,12 @@ def test_order_of_ids_tells_nothing_of_speakers(root, table):
     assert 40 <= sum(table[id1]["speaker"] < table[id2]["speaker"] for id1, id2 in pairs) <= 80
 
 
+def test_an_utterance_has_any_number_of_video_frames():
+    for frames in (1, 7, 51):
+        wave, mouth = render_utterance(3, 0, frames / 25)
+        assert len(wave) == 640 * frames and len(mouth) == frames
+
+
 def test_face_says_nothing_of_pitch():
     """Over 48 speakers, neither brightness nor contrast of the picture goes with the voice's pitch."""
     pitch, looks = [], []

@@ -104,6 +104,9 @@ def test_a_cache_stands_in_for_a_directory_without_any_mouths(directory):
     directory.lips(**{"1": 13})
     item = CustomDirDataset(directory.root, cache=directory.cache)[0]
     assert item["visual_mask"].tolist() == [True, False]
+    directory.mouths()  # a folder that is merely there
+    item = CustomDirDataset(directory.root, cache=directory.cache)[0]
+    assert item["visual_mask"].tolist() == [True, False]
 
 
 def test_audio_only_use_has_no_visual(directory):
@@ -208,16 +211,19 @@ def test_inference_goes_on_past_bad_files(directory):
 @pytest.mark.parametrize("missing", ["error", "mask"])
 def test_mouths_that_the_cache_lacks(directory, missing, caplog):
     directory.mixture("1_2", "train")
-    directory.mouths("1", "2")
-    directory.lips(**{"1": 13})
+    directory.mouths("1", "2", "4")
+    directory.mixture("1_4", "train")
+    directory.lips(**{"1": 13, "4": 13})
+    (directory.root / "mouths/4.npz").write_bytes(b"others than were embedded")
     if missing == "error":
         with pytest.raises(ValueError, match=r"mouths/2\.npz") as caught:
             AVSSDataset(directory.root, "train", cache=directory.cache)
         assert f"precompute_visual.py --root {directory.root} --out {directory.cache}" in str(caught.value)
+        assert "mouths/4.npz" in str(caught.value)
     else:
         dataset = AVSSDataset(directory.root, "train", cache=directory.cache, missing_lips="mask")
         assert "mouths/2.npz" in caplog.text
-        assert dataset[0]["visual_mask"].tolist() == [True, False]
+        assert dataset[0]["visual_mask"].tolist() == dataset[1]["visual_mask"].tolist() == [True, False]
 
 
 def test_an_empty_directory_is_told(directory):
