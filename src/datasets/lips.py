@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.audio_io import SAMPLE_RATE_HZ
 from pipeline.cache import FeatureCache
-from pipeline.layout import list_mouths
+from pipeline.layout import find_mouths
 from pipeline.mouths import FRAME_RATE_HZ
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class CachedLips:
     """Lips out of a cache file.
 
     The directory decides whose lips there are: an id without a mouth file has none, even if the cache knows it.
-    Where the directory holds no mouths at all, as on a machine that got the cache in their place, the cache decides.
+    Where it has no folder of mouths either, as on a machine that got the cache in their place, the cache decides.
 
     Args:
         cache: the cache file.
@@ -69,7 +69,7 @@ class CachedLips:
         self._root, self._missing = root, missing
         self._cache = FeatureCache(cache)
         self._ids = frozenset(self._cache.ids())
-        self._cache_decides = not list_mouths(root)
+        self._cache_decides = find_mouths(root) is None
         self.dim = self._cache.dim
 
     def check(self, wanted: Iterable[tuple[str, str | None]]) -> None:

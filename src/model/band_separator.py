@@ -210,7 +210,7 @@ class BandSeparator(nn.Module):
         absent = self.absent(used)[:, :, None].expand(-1, -1, num_frames, -1)
         cue, directions = absent, None
         if self.visual_dim and visual is not None and visual.shape[2]:
-            cue, directions = self.lips(visual, num_frames, self.stft.hop)
+            cue, directions = self.lips(visual, used, num_frames, self.stft.hop)
             cue = torch.where(used[:, :, None, None], cue, absent)
         anonymous = self.absent(no_lips(mix))[:, :, None].expand(-1, -1, num_frames, -1)
         embedding = embedding[:, None].expand(-1, NUM_VOICES, -1, -1, -1)
@@ -243,8 +243,10 @@ class BandSeparator(nn.Module):
         if self.exchange:
             embedding = self.exchange[i](embedding)
         voices, full_band = embedding.flatten(0, 1), None
-        if i < len(self.cues):
-            voices, full_band = self.cues[i](voices, cue.flatten(0, 1))
+        # A single cue is that of the first block that sees the lips.
+        place = i if len(self.cues) == len(self.voices) else i - self.anonymous_blocks
+        if 0 <= place < len(self.cues):
+            voices, full_band = self.cues[place](voices, cue.flatten(0, 1))
         return self.voices[i](voices, full_band).unflatten(0, (-1, NUM_VOICES))
 
     def _decode(self, embedding: Tensor, spectrum: Tensor, num_samples: int) -> Tensor:

@@ -176,16 +176,17 @@ class BaseTrainer(ABC):
         first = self.step // self.epoch_len + 1
         for epoch in range(first, self.settings["n_epochs"] + 1):
             self._train_epoch(epoch, batches)
+            whole = self.step % self.epoch_len == 0
+            improved = self._validate(epoch) if whole and epoch % self.settings["val_period"] == 0 else False
+            # The best first: the last one knows of it, and a kill in between must not leave it unwritten.
+            if improved:
+                self._save(epoch, BEST)
+            self._save(epoch, LAST)
             if self.stopped_by_time:
-                self._save(epoch, LAST)
                 self.logger.info(
                     f"Stopped after {limit} minutes at step {self.step}: continue with trainer.resume_from=last.pt"
                 )
                 break
-            improved = self._validate(epoch) if epoch % self.settings["val_period"] == 0 else False
-            self._save(epoch, LAST)
-            if improved:
-                self._save(epoch, BEST)
             if self.settings["save_period"] and epoch % self.settings["save_period"] == 0:
                 self._save(epoch, f"epoch-{epoch:04d}.pt")
             patience = self.settings["early_stop"]
@@ -267,9 +268,12 @@ class BaseTrainer(ABC):
                 results.update(self._evaluate(epoch, part, loader))
         if self.monitored is None:
             return False
-        value = results[self.monitored]
-        if value != value:
-            raise TrainingDiverged(f"{self.monitored} is not a number after epoch {epoch}")
+        value = results.get(self.monitored)
+        if value is None:
+            raise TrainingDiverged(
+                f"{self.monitored} has no value after epoch {epoch}: no voice of the validation part can be scored, "
+                "for all estimates or all truths are silent"
+            )
         better = self.best is None or (value > self.best if self.mode == "max" else value < self.best)
         if better:
             self.best, self.validations_without_gain = value, 0
@@ -337,6 +341,14 @@ class BaseTrainer(ABC):
                 f"checkpoint {path} was trained with another model configuration: resume with "
                 + " ".join(f"model.{name}={trained.get(name)}" for name in unlike)
             )
+        before, after = (_kept_in_checkpoint(side) for side in (checkpoint["config"], self.config))
+        unlike = [name for name in before | after if before.get(name) != after.get(name)]
+        if unlike:
+            raise CheckpointError(
+                f"checkpoint {path} goes on as it began: resume with "
+                + " ".join(f"{name}={before.get(name)}" for name in unlike)
+                + f", or begin anew with its weights: trainer.init_from={path}"
+            )
         self._check_front_end(checkpoint["front_end"], path)
         if not checkpoint.get("optimizer"):
             raise CheckpointError(
@@ -365,3 +377,10 @@ class BaseTrainer(ABC):
                     f"checkpoint {path} was trained on lip embeddings with {key}={before}, the cache has {now}: "
                     "pass the cache that it was trained on"
                 )
+
+
+def _kept_in_checkpoint(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Options whose values a checkpoint brings back, whatever the command line says."""
+    options = {f"optimizer.{key}": value for key, value in config["optimizer"].items()}
+    options["scheduler._target_"] = (config.get("scheduler") or {}).get("_target_")
+    return {**options, "trainer.monitor": config["trainer"]["monitor"]}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """Keeps w_avg <- d w_avg + (1 - d) w, with d growing from 0.1 to `decay` over the first steps so that the
+    """Keeps w_avg <- d w_avg + (1 - d) w, with d growing from 2 / 11 to `decay` over the first steps so that the
     random start is soon forgotten.
 
     Args:

@@ -25,6 +25,7 @@ from src.metrics.base_metric import BaseMetric
 from src.metrics.tracker import MetricTracker
 from src.trainer.inference_report import PartReport
 from src.trainer.lip_source import LipsError, LipSource
+from src.trainer.mixture_consistency import fit_gains
 from src.trainer.recording import Recording, Window, collate_windows
 from src.trainer.scoring import Value, Written, score
 from src.trainer.shifted_passes import separate_shifted
@@ -232,7 +233,7 @@ class Inferencer:
                     f"{self.device} has not enough memory for {len(batch['mix'])} windows of "
                     f"{batch['mix'].shape[1] / SAMPLE_RATE_HZ:g} s: lower inferencer.batch_size or inferencer.window_s"
                 ) from error
-            return {**batch, "estimates": estimates}
+            return {**batch, "estimates": fit_gains(batch["mix"], estimates)}
 
     def _accept(self, window: Window, estimates: Tensor, report: PartReport) -> list[Path] | None:
         """Join and write a window's estimates; returns the recording's files once they are complete."""

@@ -16,8 +16,9 @@ from torchaudio.functional import resample
 
 from pipeline.audio_io import SAMPLE_RATE_HZ, AudioInfo
 from pipeline.mouths import FRAME_RATE_HZ
+from src.trainer.mixture_consistency import share_residual
 from src.trainer.voice_files import VoiceWriter, WindowReader
-from src.trainer.windowing import Joiner, frame_to_sample, share_residual
+from src.trainer.windowing import Joiner, frame_to_sample
 
 SAMPLES_PER_FRAME = SAMPLE_RATE_HZ // FRAME_RATE_HZ
 

@@ -9,6 +9,7 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 from torch import nn
 
+from src.model import __all__ as model_names
 from src.trainer.checkpoint import (
     BEST,
     LAST,
@@ -21,6 +22,7 @@ from src.trainer.checkpoint import (
 from src.utils.io_utils import ROOT_PATH, absolute
 
 DEFAULT_RUN = "saved/separator"
+SEPARATORS = {f"src.model.{name}" for name in model_names}
 SHIPPED = ROOT_PATH / "weights" / "small.safetensors"
 
 
@@ -70,7 +72,8 @@ def load_separator(path: str | Path) -> Separator:
     path = checkpoint_file(path)
     checkpoint = load_checkpoint(path)
     config = checkpoint["config"].get("model")
-    foreign = [target for target in _targets(config) if not str(target).startswith("src.model.")]
+    # By name and one by one: through what a module imports, a longer path would lead anywhere.
+    foreign = [target for target in _targets(config) if target not in SEPARATORS]
     if foreign or not isinstance(config, dict) or "_target_" not in config:
         # A checkpoint may come from anyone, and a _target_ can name any function.
         named = f"names {', '.join(map(str, foreign))}" if foreign else "names no model"

@@ -158,7 +158,9 @@ def voices_with_lips(
     chosen: Sequence[dict] = voices[:: max(1, -(-len(voices) // max_voices))]
     weights = dict.fromkeys((voice["id"] for voice in chosen), 1.0)
     if speakers is not None:
-        names = read_speakers(speakers, weights)
+        # A table for the training part need not know the others.
+        names = read_speakers(speakers, weights if part == "train" else [])
+        names = {name: names.get(name) or name for name in weights}
         frames = Counter()
         for name in weights:
             frames[names[name]] += features.num_frames(name)

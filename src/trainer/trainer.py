@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from src.datasets.lips import FRAME_SAMPLES
 from src.logger.utils import plot_spectrogram
 from src.metrics.tracker import MetricTracker
 from src.trainer.base_trainer import BaseTrainer, TrainingDiverged
@@ -43,7 +44,7 @@ class Trainer(BaseTrainer):
         """
         batch = self.transform_batch(self.move_batch_to_device(batch), is_train=is_train)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp):
-            outputs = (self.trained if is_train else self.model)(**batch)
+            outputs = self.trained(**batch) if is_train else self._separate_unpadded(batch)
         batch = {**batch, **outputs, "estimates": outputs["estimates"].float()}
         batch.update(self.criterion(**batch))
         if not torch.isfinite(batch["loss"]):
@@ -59,6 +60,30 @@ class Trainer(BaseTrainer):
             for metric in self.metrics["train" if is_train else "inference"]:
                 tracker.update(metric.name, metric(**batch), n=size)
         return batch
+
+    def _separate_unpadded(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Outputs of the model for items of one length at a time, so that none depends on what it is padded to.
+
+        Shape: outputs of items (B, ...), the last axis of `estimates` padded with zeros.
+        """
+        lengths = batch["lengths"].tolist()
+        if len(set(lengths)) == 1:
+            return self.model(**batch)
+        outputs: dict[str, Tensor] = {}
+        for length in sorted(set(lengths), reverse=True):
+            rows = [row for row, own in enumerate(lengths) if own == length]
+            some = {key: value[rows] for key, value in batch.items() if isinstance(value, Tensor)}
+            some["mix"] = some["mix"][..., :length]
+            if "visual" in some:
+                some["visual"] = some["visual"][:, :, : -(-length // FRAME_SAMPLES)]
+            for key, value in self.model(**some).items():
+                if key not in outputs:  # the longest come first
+                    outputs[key] = value.new_zeros(len(lengths), *value.shape[1:])
+                if key == "estimates":
+                    outputs[key][rows, :, :length] = value
+                else:
+                    outputs[key][rows] = value
+        return outputs
 
     def log_examples(self, batch: dict[str, Any], part: str) -> None:
         """First mixtures of the first batch: mixture, estimates and truth, to hear and to see."""

@@ -106,17 +106,6 @@ class Joiner:
         return joined[:, :ready]
 
 
-def share_residual(mix: np.ndarray, voices: np.ndarray) -> np.ndarray:
-    """Give what the voices together lack of the mixture to both in equal parts, so that they sum to it.
-
-    Shape: mix (n,), voices (S, n) -> (S, n).
-
-    Reference: Wisdom et al., "Differentiable consistency constraints for improved deep speech enhancement", 2019,
-        eq. 7 with equal weights.
-    """
-    return voices + (mix - voices.sum(axis=0)) / len(voices)
-
-
 def lips_of_window(
     lips: Sequence[np.ndarray | None], start: int, stop: int, dim: int
 ) -> tuple[np.ndarray, np.ndarray]:

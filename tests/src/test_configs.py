@@ -49,6 +49,13 @@ def test_the_count_of_choices():
     assert {group for group, _ in CHOICES} == set(GROUPS)
 
 
+def test_the_recipe_of_the_weights_that_ship_composes():
+    config = compose("train", "+experiment=shipped", "root=data", "rooms=rooms")
+    assert config["transforms"]["noise_folder"] == "rooms/noise"
+    for target in targets(config):
+        get_object(target)
+
+
 def test_the_recipe_for_the_course_composes():
     config = compose("train", "+experiment=course", "root=data")
     assert config["datasets"]["root"] == config["datasets"]["train"]["root"] == "data"

@@ -81,8 +81,8 @@ class LipEncoder(nn.Module):
         self.synchrony.copy_(projection)
         self.kept.copy_(kept)
 
-    def forward(self, visual: Tensor, num_frames: int, hop: int) -> tuple[Tensor, Tensor]:
-        """Shape: visual (B, S, F, D) -> cue (B, S, N, V), directions (B, S, N, P).
+    def forward(self, visual: Tensor, used: Tensor, num_frames: int, hop: int) -> tuple[Tensor, Tensor]:
+        """Shape: visual (B, S, F, D), used (B, S) -> cue (B, S, N, V), directions (B, S, N, P).
 
         Raises:
             ValueError: the lip embeddings are not `visual_dim` wide.
@@ -98,8 +98,7 @@ class LipEncoder(nn.Module):
             fixed = functional.conv1d(motion.transpose(1, 2), self.synchrony, padding=self.CONTEXT // 2)
             fixed = fixed.transpose(1, 2)  # (B S, F, K)
             if self.training and self.as_unseen:
-                # By two streams, which is another mixture.
-                fixed = self.kept * fixed + (1 - self.kept.square()).sqrt() * fixed.roll(visual.shape[1], 0)
+                fixed = self.kept * fixed + (1 - self.kept.square()).sqrt() * _others(fixed, used)
             parts.append(fixed)
         if self.project is not None:
             parts.append(self.project(self.norm(motion).to(self.project.weight.dtype)))
@@ -109,3 +108,21 @@ class LipEncoder(nn.Module):
         cue = cue + functional.silu(self.out(cue.transpose(1, 2))).transpose(1, 2)
         both = resample_to_frames(torch.cat([cue, directions], dim=-1), num_frames, hop)
         return both.unflatten(0, visual.shape[:2]).split([cue.shape[-1], directions.shape[-1]], dim=-1)
+
+
+def _others(streams: Tensor, used: Tensor) -> Tensor:
+    """For every stream that is used, one of another mixture; where there is none, its own half its length later.
+
+    Shape: streams (B S, F, K), used (B, S) -> (B S, F, K).
+    """
+    present = used.flatten().nonzero()[:, 0]
+    partner, mixture = present, present // used.shape[1]
+    for away in (1, 2):  # a mixture has two streams at most, and the next one may be of the same
+        candidate = present.roll(-away)
+        same = partner // used.shape[1] == mixture
+        partner = torch.where(same, candidate, partner)
+    later = streams.roll(streams.shape[1] // 2, dims=1)
+    others = later.clone()
+    alone = (partner // used.shape[1] == mixture)[:, None, None]
+    others[present] = torch.where(alone, later[present], streams[partner])
+    return others

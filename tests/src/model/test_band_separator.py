@@ -226,6 +226,7 @@ def test_the_family_keeps_its_budgets(name, parameters, macs, visual_dim):
         {"consistent": False},
         {"fusion": "shift"},
         {"deep_fusion": False, "anonymous_blocks": 0},
+        {"deep_fusion": False},
         {"anonymous_blocks": 2},
         {"max_lag": 4},
         {"max_lag": 4, "hop": 128, "matching_step": 2},

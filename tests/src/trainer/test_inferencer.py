@@ -434,10 +434,16 @@ def test_datasets_without_recordings_on_disk_are_refused(tmp_path):
         Inferencer(model=Shares(), datasets={"train": Invented()}, save_path=tmp_path)
 
 
-def test_checkpoint_may_only_name_separators(tmp_path):
-    content = {"state_dict": {}, "config": {"model": {"_target_": "os.getcwd"}}}
-    save_checkpoint(tmp_path / "last.pt", content)
-    with pytest.raises(CheckpointError, match=r"os\.getcwd"):
+@pytest.mark.parametrize(
+    "target", ["os.getcwd", "src.model.band_separator.torch.os.getcwd", "src.model.blocks"]
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_checkpoint_may_only_name_separators(tmp_path, target, nested):
+    model = {"_target_": target}
+    if nested:
+        model = {"_target_": "src.model.BandSeparator", "visual_dim": [model]}
+    save_checkpoint(tmp_path / "last.pt", {"state_dict": {}, "config": {"model": model}})
+    with pytest.raises(CheckpointError, match=target.replace(".", r"\.")):
         load_separator(tmp_path)
 
 

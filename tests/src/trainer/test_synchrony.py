@@ -81,14 +81,35 @@ def test_what_is_kept_of_the_correlation_is_measured_on_other_voices():
 
 
 def test_training_lips_are_worth_as_much_as_those_of_other_faces():
+    """Whether both mouths are seen, one, or those of a few mixtures alone."""
     encoder = LipEncoder(DIM, 4, synchronous=1, learnt=0, dropout=0.0)
     encoder.fit(torch.randn(1, DIM, CONTEXT) / 10, torch.tensor([0.6]))
-    visual = torch.randn(200, 2, 40, DIM)
-    with torch.no_grad():
-        _, plain = encoder.eval()(visual, 40, 640)
-        _, worse = encoder.train()(visual, 40, 640)
-    assert correlation(plain.flatten(), worse.flatten()) == pytest.approx(0.6, abs=0.03)
-    assert (worse.std() / plain.std()).item() == pytest.approx(1, abs=0.03)
+    both, first, few = (torch.ones(200, 2, dtype=torch.bool) for _ in range(3))
+    first[:, 1] = False
+    few[1:50] = few[51:] = False
+    for used in (both, first, few):
+        visual = torch.randn(200, 2, 400, DIM) * used[..., None, None]
+        plain, worse = _directions(encoder, visual, used)
+        assert correlation(plain.flatten(), worse.flatten()) == pytest.approx(0.6, abs=0.05)
+        assert (worse.std() / plain.std()).item() == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("seen", [1, 2])
+def test_training_lips_of_a_single_mixture_are_no_better(seen):
+    encoder = LipEncoder(DIM, 4, synchronous=1, learnt=0, dropout=0.0)
+    encoder.fit(torch.randn(1, DIM, CONTEXT) / 10, torch.tensor([0.6]))
+    used = torch.arange(2)[None] < seen
+    plain, worse = _directions(encoder, torch.randn(1, 2, 4000, DIM), used)
+    for one, other in zip(plain, worse):
+        assert correlation(one.flatten(), other.flatten()) == pytest.approx(0.6, abs=0.07)
+        assert (other.std() / one.std()).item() == pytest.approx(1, abs=0.07)
+
+
+@torch.no_grad()
+def _directions(encoder, visual, used):
+    """Of the streams that are used, as they are and as they are trained with."""
+    plain = encoder.eval()(visual, used, visual.shape[2], 640)[1]
+    return plain[used], encoder.train()(visual, used, visual.shape[2], 640)[1][used]
 
 
 def test_lips_that_do_not_go_with_the_voice_promise_nothing():

@@ -10,6 +10,7 @@ import time
 import pytest
 import torch
 
+from src.datasets.collate import collate_fn
 from src.trainer.base_trainer import TrainingDiverged
 from src.trainer.checkpoint import (
     CheckpointError,
@@ -19,6 +20,8 @@ from src.trainer.checkpoint import (
     save_checkpoint,
     ship_checkpoint,
 )
+from src.trainer.ema import WeightAverage
+from src.trainer.schedule import warmup_cosine
 from tests.src.trainer.tones import compose, make_trainer
 
 
@@ -40,14 +43,102 @@ def test_two_epochs_resumed_for_two_equal_four(tmp_path, options):
     config.trainer.n_epochs, config.scheduler.total_steps = 2, 12
     make_trainer(tmp_path / "parts", config=config).train()
     resumed = make_trainer(tmp_path / "parts", "trainer.resume_from=last.pt", *options)
-    torch.manual_seed(99)  # resuming must not rest on a lucky seed
     assert resumed.step == 6
-    resumed = make_trainer(tmp_path / "parts", "trainer.resume_from=last.pt", *options)
     resumed.train()
     assert resumed.step == straight.step == 12
     assert_same(weights(resumed), weights(straight))
     assert_same(resumed.average.shadow, straight.average.shadow)
     assert resumed.best == straight.best
+
+
+def test_validation_hears_the_average_of_the_weights(tmp_path):
+    trainer = make_trainer(tmp_path, "trainer.n_epochs=1", "optimizer.lr=1e-2", "trainer.ema_decay=0.9")
+    trainer.train()
+    checkpoint = load_checkpoint(tmp_path / "last.pt")
+    validated = checkpoint["monitor_best"]
+    assert validated == trainer.best
+    trainer.average = None
+    for weights_used, same in (("state_dict", False), ("ema", True)):
+        trainer.best = None
+        trainer.model.load_state_dict(checkpoint[weights_used])
+        trainer._validate(1)
+        assert (abs(trainer.best - validated) < 1e-4) == same, weights_used
+
+
+def test_the_rate_warms_up_and_falls_like_half_a_cosine():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
+    schedule = warmup_cosine(optimizer, warmup_steps=4, total_steps=24, final_share=0.1)
+    rates = []
+    for _ in range(30):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[:4] == pytest.approx([0.5, 1.0, 1.5, 2.0]) and rates[4] == pytest.approx(2.0)
+    assert rates[14] == pytest.approx(2.0 * 0.55) and rates[24:] == pytest.approx([0.2] * 6)
+
+
+def test_the_average_forgets_the_start_soon_and_keeps_to_its_decay_later():
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(model.weight)
+    average = WeightAverage(model, 0.5)
+    torch.nn.init.ones_(model.weight)
+    found = []
+    for _ in range(20):
+        before = average.shadow["weight"].item()
+        average.update(model)
+        found.append((1 - average.shadow["weight"].item()) / (1 - before))
+    assert found[:2] == pytest.approx([2 / 11, 3 / 12]) and found[-1] == pytest.approx(0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["optimizer.lr=0.1", "optimizer.weight_decay=0.5", "trainer.monitor=min val_loss"],
+)
+def test_what_a_checkpoint_would_bring_back_cannot_be_set_anew(tmp_path, option):
+    make_trainer(tmp_path, "trainer.n_epochs=1").train()
+    with pytest.raises(CheckpointError, match="goes on as it began") as caught:
+        make_trainer(tmp_path, "trainer.resume_from=last.pt", option)
+    assert option.split("=")[0] in str(caught.value) or "optimizer." in str(caught.value)
+
+
+def test_a_kill_between_the_checkpoints_loses_no_best_weights(tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path, "trainer.n_epochs=1")
+    written = []
+    monkeypatch.setattr(trainer, "_save", lambda epoch, name: written.append(name))
+    trainer.train()
+    assert written == ["best.pt", "last.pt"]
+
+
+def test_an_epoch_that_ends_with_the_time_is_validated(tmp_path, monkeypatch):
+    clock = iter(range(1000))
+    monkeypatch.setattr("src.trainer.base_trainer.time.monotonic", lambda: next(clock))
+    stopped = make_trainer(tmp_path, "trainer.max_minutes=0.04")  # 2.4 ticks: the 3 steps of the first epoch
+    stopped.train()
+    assert stopped.stopped_by_time and stopped.step == 3
+    assert (tmp_path / "best.pt").is_file()
+
+
+def test_validation_without_a_voice_to_score_says_so(tmp_path):
+    trainer = make_trainer(tmp_path)
+    silent = [
+        {**item, "sources": torch.zeros_like(item["sources"])} for item in trainer.evaluation_loaders["val"]
+    ]
+    trainer.evaluation_loaders = {"val": silent}
+    with pytest.raises(TrainingDiverged, match="val_SI-SNRi has no value"):
+        trainer._validate(1)
+
+
+def test_a_score_does_not_depend_on_what_shares_the_batch(tmp_path):
+    trainer = make_trainer(tmp_path)
+    torch.nn.init.normal_(trainer.model.eval().decoder.bands[0].weight, std=0.3)
+    items = list(trainer.evaluation_loaders["val"].dataset)
+    short = {**items[0], "mix": items[0]["mix"][:2560], "sources": items[0]["sources"][:, :2560]}
+    short["visual"] = short["visual"][:, :4]
+    alone = trainer.process_batch(collate_fn([short]), trainer.evaluation_tracker, is_train=False)
+    padded = trainer.process_batch(collate_fn([short, *items]), trainer.evaluation_tracker, is_train=False)
+    assert padded["estimates"].shape[-1] == 4000
+    torch.testing.assert_close(padded["estimates"][:1, :, :2560], alone["estimates"])
+    assert not padded["estimates"][0, :, 2560:].any() and padded["visual_mask"].all()
 
 
 def test_weights_alone_cannot_be_resumed(tmp_path):

@@ -12,7 +12,6 @@ from src.trainer.windowing import (
     is_swapped,
     lips_of_window,
     plan_windows,
-    share_residual,
 )
 
 
@@ -117,12 +116,6 @@ def test_joiner_hands_out_at_once_what_is_final():
     first = joiner.add(0, np.ones((2, 1000), np.float32), 800, ordered=True)
     second = joiner.add(800, np.ones((2, 1000), np.float32), None, ordered=True)
     assert (first.shape[1], second.shape[1]) == (800, 1000)
-
-
-def test_residual_is_shared_equally():
-    mix = np.array([1.0, 2.0], np.float32)
-    voices = np.array([[0.25, 1.0], [0.25, 1.5]], np.float32)
-    np.testing.assert_allclose(share_residual(mix, voices), [[0.5, 0.75], [0.5, 1.25]])
 
 
 def test_lips_of_a_window():
