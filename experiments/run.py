@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from pipeline.script_config import quoted  # noqa: E402
 from src.trainer.checkpoint import load_checkpoint  # noqa: E402
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -67,8 +68,9 @@ def run(job: Job, root: Path, cache: Path | None, saved: Path) -> list[dict[str,
     name = f"{job.row}.seed{job.seed}"
     folder = saved / name
     resume = ["trainer.resume_from=last.pt"] if (folder / "last.pt").is_file() else []
-    data = [f"datasets.root={root}", f"cache={cache or 'null'}"]
-    where = [f"run_name={name}", f"trainer.save_dir={saved}", f"seed={job.seed}"]
+    cached = f"cache={quoted(cache) if cache else 'null'}"
+    data = [f"datasets.root={quoted(root)}", cached]
+    where = [f"run_name={name}", f"trainer.save_dir={quoted(saved)}", f"seed={job.seed}"]
     call("train.py", *where, *data, *job.options, *resume)
     checkpoint = load_checkpoint(folder / "last.pt")
     settings = checkpoint["config"]
@@ -77,12 +79,13 @@ def run(job: Job, root: Path, cache: Path | None, saved: Path) -> list[dict[str,
     for use in job.uses:
         out = folder / f"separated_{use}"
         call(
-            "inference.py", f"root={root}", "part=test", f"save_path={out}", f"checkpoint={folder / 'last.pt'}",
-            f"cache={cache or 'null'}", f"inferencer.lips={use}", "metrics.inference=[]",
+            "inference.py", f"root={quoted(root)}", "part=test", f"save_path={quoted(out)}",
+            f"checkpoint={quoted(folder / 'last.pt')}", cached, f"inferencer.lips={use}", "metrics.inference=[]",
             "inferencer.shifts=1",
         )  # fmt: skip
         call(
-            "calc_metrics.py", f"pred={out}", f"truth={root / 'audio/test'}", f"groups={root / 'utterances.csv'}",
+            "calc_metrics.py", f"pred={quoted(out)}", f"truth={quoted(root / 'audio/test')}",
+            f"groups={quoted(root / 'utterances.csv')}",
             "only=[SI-SNR]", f"pit={str(use == 'none').lower()}",
         )  # fmt: skip
         for speaker, values in by_speaker(out / "metrics.csv").items():

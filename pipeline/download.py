@@ -33,6 +33,9 @@ LICENCE_NOTE = (
 )
 DEFAULT_FOLDER = Path("saved/weights")
 _CHUNK_BYTES = 1 << 16
+_URL_CHARACTERS = (
+    "%/:=&?~#+!$,;'@()*[]"  # beside letters and digits; others are quoted, what is quoted stays so
+)
 _NETWORK_ERRORS = (
     urllib.error.URLError,
     http.client.HTTPException,
@@ -159,9 +162,7 @@ def download(
             that does not load; the message says what to do.
     """
     target = Path(target)
-    url = urllib.parse.quote(
-        url, safe="%/:=&?~#+!$,;'@()*[]"
-    )  # letters beyond ASCII; what is quoted stays so
+    url = urllib.parse.quote(url, safe=_URL_CHARACTERS)
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
         raise DownloadError(f"{url}: only http and https links can be fetched")
     try:

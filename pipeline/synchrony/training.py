@@ -94,9 +94,9 @@ class SynchronyTraining:
         if state["network"] != self.network:
             raise ValueError(f"{path}: is a run of {state['network']}, not of {self.network}")
         planned = {"total_steps": self.total_steps, "warmup_steps": self.warmup_steps}
-        if state["schedule"] != planned:  # a cosine that is stretched afterwards would rise again
+        if state.get("schedule") != planned:  # a cosine that is stretched afterwards would rise again
             raise ValueError(
-                f"{path}: is a run of {state['schedule']}: go on with these, or begin another with out=DIR"
+                f"{path}: is a run of {state.get('schedule')}: go on with these, or begin another with out=DIR"
             )
         self.halves.load_state_dict(state["halves"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -163,6 +163,9 @@ class BandSeparator(nn.Module):
                     matching_channels,
                     step=matching_step,
                 )
+        self.first_cued = (
+            0 if deep_fusion else anonymous_blocks
+        )  # a single cue is that of the first to see the lips
         self.cues = nn.ModuleList(
             LipCue(cue_channels, channels, num_bands * squeezed, scales=fusion == "scale_shift")
             for _ in range(voice_blocks if deep_fusion else 1)
@@ -243,8 +246,7 @@ class BandSeparator(nn.Module):
         if self.exchange:
             embedding = self.exchange[i](embedding)
         voices, full_band = embedding.flatten(0, 1), None
-        # A single cue is that of the first block that sees the lips.
-        place = i if len(self.cues) == len(self.voices) else i - self.anonymous_blocks
+        place = i - self.first_cued
         if 0 <= place < len(self.cues):
             voices, full_band = self.cues[place](voices, cue.flatten(0, 1))
         return self.voices[i](voices, full_band).unflatten(0, (-1, NUM_VOICES))

@@ -332,29 +332,22 @@ class BaseTrainer(ABC):
     def _resume(self, name: str) -> None:
         path = self.run_dir / name if (self.run_dir / name).is_file() else Path(name)
         checkpoint = load_checkpoint(path)
-        trained, now = (
-            with_defaults(self.model, side["model"]) for side in (checkpoint["config"], self.config)
-        )
-        unlike = [name for name in trained | now if trained.get(name) != now.get(name)]
-        if unlike:
-            raise CheckpointError(
-                f"checkpoint {path} was trained with another model configuration: resume with "
-                + " ".join(f"model.{name}={trained.get(name)}" for name in unlike)
-            )
-        before, after = (_kept_in_checkpoint(side) for side in (checkpoint["config"], self.config))
-        unlike = [name for name in before | after if before.get(name) != after.get(name)]
-        if unlike:
-            raise CheckpointError(
-                f"checkpoint {path} goes on as it began: resume with "
-                + " ".join(f"{name}={before.get(name)}" for name in unlike)
-                + f", or begin anew with its weights: trainer.init_from={path}"
-            )
-        self._check_front_end(checkpoint["front_end"], path)
         if not checkpoint.get("optimizer"):
             raise CheckpointError(
                 f"checkpoint {path} holds weights alone: begin with them by trainer.init_from={path}, or resume a run "
                 "from its last.pt"
             )
+        sides = (checkpoint["config"], self.config)
+        if unlike := _unlike(*(with_defaults(self.model, side["model"]) for side in sides), prefix="model."):
+            raise CheckpointError(
+                f"checkpoint {path} was trained with another model configuration: resume with {unlike}"
+            )
+        if unlike := _unlike(*map(_kept_in_checkpoint, sides)):
+            raise CheckpointError(
+                f"checkpoint {path} goes on as it began: resume with {unlike}, or begin anew with its weights: "
+                f"trainer.init_from={path}"
+            )
+        self._check_front_end(checkpoint["front_end"], path)
         self.model.load_state_dict(checkpoint["state_dict"])
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         if self.lr_scheduler is not None and checkpoint["lr_scheduler"] is not None:
@@ -377,6 +370,12 @@ class BaseTrainer(ABC):
                     f"checkpoint {path} was trained on lip embeddings with {key}={before}, the cache has {now}: "
                     "pass the cache that it was trained on"
                 )
+
+
+def _unlike(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> str:
+    """Options that differ, as the command line would set them to what they were; empty where none does."""
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    return " ".join(f"{prefix}{name}={before.get(name)}" for name in names)
 
 
 def _kept_in_checkpoint(config: Mapping[str, Any]) -> dict[str, Any]:

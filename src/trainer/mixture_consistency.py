@@ -20,14 +20,14 @@ def fit_gains(mix: Tensor, estimates: Tensor) -> Tensor:
     Shape: mix (B, T), estimates (B, S, T) -> (B, S, T). Those that sum to the mixture are returned as they are.
     """
     lacking = (mix - estimates.sum(dim=1)).square().sum(dim=-1)
-    apart = lacking > _SUMS * mix.square().sum(dim=-1)
+    # What is not finite has no scale; whoever writes the voices refuses it.
+    apart = lacking.isfinite() & (lacking > _SUMS * mix.square().sum(dim=-1))
     if not apart.any():
         return estimates
     voices = functional.normalize(estimates[apart].double(), dim=-1)
     ridge = _RIDGE * torch.eye(voices.shape[1], dtype=torch.float64, device=mix.device)
-    gains = torch.linalg.solve(
-        voices @ voices.mT + ridge, voices @ mix[apart].double()[..., None]
-    )  # (B, S, 1)
+    products = voices @ mix[apart].double()[..., None]  # (B, S, 1)
+    gains = torch.linalg.solve(voices @ voices.mT + ridge, products)
     scaled = estimates.clone()
     scaled[apart] = (gains * voices).to(estimates.dtype)
     return scaled

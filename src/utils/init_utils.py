@@ -107,7 +107,8 @@ def run_folder(settings: Mapping[str, Any], run_name: str, rank: Rank) -> Iterat
     aside = folder.with_name(f"{folder.name}.replaced")
     if aside.is_dir() and not _holds_run(folder):  # the one that was to replace it was killed
         _take_place(aside, folder)
-    if _holds_run(folder) and not settings["resume_from"]:
+    replaces = _holds_run(folder) and not settings["resume_from"]
+    if replaces:
         if not settings["override"]:
             raise ValueError(
                 f"{folder} holds a run already: continue it with trainer.resume_from=last.pt, replace it with "
@@ -119,10 +120,11 @@ def run_folder(settings: Mapping[str, Any], run_name: str, rank: Rank) -> Iterat
     try:
         yield folder
     except BaseException:
-        if aside.is_dir():
+        if replaces:
             _take_place(aside, folder)
         raise
-    shutil.rmtree(aside, ignore_errors=True)
+    if replaces:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _holds_run(folder: Path) -> bool:

@@ -49,7 +49,11 @@ def test_a_row_with_results_is_not_run_again_and_a_stopped_one_is_resumed(tmp_pa
     def call(script, *options):
         calls.append((script, options))
         if script == "calc_metrics.py":
-            out = next(option for option in options if option.startswith("pred=")).removeprefix("pred=")
+            out = (
+                next(option for option in options if option.startswith("pred="))
+                .removeprefix("pred=")
+                .strip('"')
+            )
             folder = tmp_path / out
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "metrics.csv").write_text("group,SI-SNRi\nann,1.0\nann,3.0\nben,\n")

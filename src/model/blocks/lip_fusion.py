@@ -121,8 +121,7 @@ def _others(streams: Tensor, used: Tensor) -> Tensor:
         candidate = present.roll(-away)
         same = partner // used.shape[1] == mixture
         partner = torch.where(same, candidate, partner)
-    later = streams.roll(streams.shape[1] // 2, dims=1)
-    others = later.clone()
+    others = streams.roll(streams.shape[1] // 2, dims=1)
     alone = (partner // used.shape[1] == mixture)[:, None, None]
-    others[present] = torch.where(alone, later[present], streams[partner])
+    others[present] = torch.where(alone, others[present], streams[partner])
     return others

@@ -1,6 +1,7 @@
 """Estimates at any level and sign still come out as the voices that sum to the mixture."""
 
 import numpy as np
+import pytest
 import torch
 
 from src.trainer.mixture_consistency import fit_gains, share_residual
@@ -29,3 +30,13 @@ def test_estimates_that_are_alike_or_silent_stay_finite():
     torch.testing.assert_close(fit_gains(mix, alike), torch.stack([mix, mix], dim=1) / 2, atol=1e-3, rtol=0)
     assert fit_gains(mix, torch.zeros(2, 2, 8000)).abs().max() == 0
     assert fit_gains(torch.zeros(2, 8000), alike).abs().max() == 0
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_stays_so_and_harms_no_other(value):
+    voices = torch.randn(2, 2, 8000)
+    wrong = 3 * voices
+    wrong[0, 1, 5] = value
+    fitted = fit_gains(voices.sum(dim=1), wrong)
+    assert not fitted[0].isfinite().all()
+    torch.testing.assert_close(fitted[1], voices[1], atol=1e-3, rtol=0)

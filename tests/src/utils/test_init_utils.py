@@ -45,6 +45,17 @@ def test_a_run_that_was_moved_aside_and_left_there_comes_back(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+def test_a_start_that_fails_touches_no_run_but_the_one_it_was_to_replace(tmp_path):
+    """What lies aside from before does not take the place of a run that is resumed in vain."""
+    for name in ("run", "run.replaced"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.pt").touch()
+    settings = {"save_dir": tmp_path, "override": True, "resume_from": "last.pt"}
+    with pytest.raises(KeyError), run_folder(settings, "run", Rank(0, 1, 0)):
+        raise KeyError
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.pt"]
+
+
 def test_a_log_tells_why_a_gpu_is_not_used(two_gpus, monkeypatch):
     assert describe_device("cuda:1") == "cuda:1, name of cuda:1"
     assert describe_device("cpu") == "cpu"  # it was asked for
