@@ -4,7 +4,8 @@
     python -m pipeline.synchrony.measure --root DIR --part test --run saved/lip_encoder
 
 No word is labelled: mouths and voices that belong together teach it. Lips of an utterance must agree with its own
-voice better than with the voices of others, of the same speaker, and of the same clip at another offset.
+voice better than with the voices of others, of the same speaker, and of the same clip at another offset. No stretch of
+a clip that is trained on goes over a cut.
 
 Reference: Chung and Zisserman, "Out of time: automated lip sync in the wild", 2016; contrastive form as in van den Oord
 et al., "Representation learning with contrastive predictive coding", 2018, eq. 4.

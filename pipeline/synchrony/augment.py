@@ -14,7 +14,7 @@ from pipeline.draw import chance, uniform
 
 
 class MouthAugment:
-    """Another camera, another light, another crop, for a whole clip; and cuts, where all of these change at once.
+    """Another face, camera, light and crop, for a whole clip; and cuts, where all but the face change at once.
 
     Cuts teach that a jump of the picture tells nothing: joined clips have one where the voice changes too, and a
     network would rather learn that than lips.
@@ -30,6 +30,9 @@ class MouthAugment:
         p_hold: how often some frames are lost, and the last one seen stays.
         p_cover: how often a rectangle is grey.
         noise: largest standard deviation of pixel noise, of 255.
+        p_face: how often the face of another clip, its mean over time, shows through or replaces the own one under what
+            moves.
+        movement: smallest and largest gain of what moves.
     """
 
     def __init__(
@@ -45,17 +48,27 @@ class MouthAugment:
         p_hold: float,
         p_cover: float,
         noise: float,
+        p_face: float,
+        movement: Sequence[float],
     ) -> None:
         self.rotation_deg, self.scale, self.shift_px = rotation_deg, tuple(scale), shift_px
         self.brightness, self.gamma = tuple(brightness), tuple(gamma)
         self.p_blur, self.p_cut, self.p_hold, self.p_cover, self.noise = p_blur, p_cut, p_hold, p_cover, noise
+        self.p_face, self.movement = p_face, tuple(movement)
 
-    def __call__(self, frames: Tensor) -> Tensor:
-        """Shape: (F, H, W) in 0..255 -> the same."""
+    def __call__(self, frames: Tensor, other: Tensor) -> Tensor:
+        """Shape: (F, H, W) in 0..255, and so another clip, whose face may be taken -> (F, H, W)."""
+        frames = self._face(frames, other)
         flip = chance(0.5)  # of the person, so that it lasts over a cut
         cut = int(uniform(1, len(frames))) if len(frames) > 1 and chance(self.p_cut) else len(frames)
         parts = [self._shot(part, flip) for part in (frames[:cut], frames[cut:]) if len(part)]
         return self._hold(torch.cat(parts))
+
+    def _face(self, frames: Tensor, other: Tensor) -> Tensor:
+        own, face = frames.mean(dim=0), frames.mean(dim=0)
+        if chance(self.p_face):
+            face = own + uniform(0, 1) * (other.mean(dim=0) - own)
+        return face + uniform(*self.movement) * (frames - own)
 
     def _shot(self, frames: Tensor, flip: bool) -> Tensor:
         angle = math.radians(uniform(-self.rotation_deg, self.rotation_deg))

@@ -5,7 +5,9 @@ Axes: B clips, F video frames, N = 4 F mel frames, M mel bands, H rows, W column
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import islice
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,26 +16,29 @@ from pipeline.interpolation import between_frames
 from pipeline.mouths import MEAN, STD
 from pipeline.synchrony.augment import MouthAugment, SoundAugment
 from pipeline.synchrony.clips import Clip, ClipStore
+from pipeline.synchrony.shots import shots
 from pipeline.synchrony.sound import MEL_PER_FRAME, LogMel
 
 
 class BatchMaker:
     """Draws batches; batch `i` follows from `(seed, i)` alone, so that a resumed run goes on as if never stopped.
 
-    Several clips of each speaker make negatives of the same face, which cannot be told apart by the face.
+    Several clips of each speaker make negatives of the same face, which cannot be told apart by the face. No stretch
+    goes over a cut (`shots`).
 
     Args:
         clips: to draw from.
         store: reads them.
         speakers: in a batch.
         clips_per_speaker: in a batch.
-        frames: shortest and longest stretch; all clips of a batch have the same.
+        frames: shortest and longest stretch; all clips of a batch have the same. A clip without a shot that is long
+            enough, at the slowest speed, is left out of the batch.
         speed: slowest and fastest playing, of lips and voice together.
         mouth_augment, sound_augment: None leaves them as they are.
         seed: of all draws.
 
     Raises:
-        ValueError: the clips are of fewer than two speakers.
+        ValueError: the clips are of fewer than two speakers; later, of fewer that have a shot of such a length.
     """
 
     def __init__(
@@ -58,34 +63,54 @@ class BatchMaker:
         self._store, self._frames, self._speed = store, tuple(frames), tuple(speed)
         self._speakers, self._clips_per_speaker, self._seed = speakers, clips_per_speaker, seed
         self._mouth_augment, self._sound_augment = mouth_augment, sound_augment
-        self._mel = LogMel()
+        self._mel, self._shots = LogMel(), dict[str, list[range]]()
 
     def make(self, number: int) -> tuple[Tensor, Tensor]:
         """Batch of that number. Shape: pictures (B, 1, F, H, W) as the network takes them, mel (B, M, N)."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed * 1_000_003 + number)
             num_frames = round(uniform(*self._frames))
-            drawn = [self._stretch(*self._store.load(clip), num_frames) for clip in self._draw()]
+            drawn = [
+                self._stretch(*self._store.load(clip), shot, num_frames)
+                for clip, shot in self._draw(num_frames)
+            ]
             mouths, mels = (list(part) for part in zip(*drawn))
             if self._mouth_augment is not None:
-                mouths = [self._mouth_augment(mouth) for mouth in mouths]
+                others = [mouths[i] for i in torch.randperm(len(mouths)).tolist()]
+                mouths = [self._mouth_augment(mouth, other) for mouth, other in zip(mouths, others)]
             if self._sound_augment is not None:
                 others = [mels[i] for i in torch.randperm(len(mels)).tolist()]
                 mels = [self._sound_augment(mel, other) for mel, other in zip(mels, others)]
         return network_input(torch.stack(mouths)), torch.stack(mels)
 
-    def _draw(self) -> list[Clip]:
-        drawn: list[Clip] = []
+    def _draw(self, num_frames: int) -> list[tuple[Clip, range]]:
+        drawn: list[tuple[Clip, range]] = []
         for speaker in torch.randperm(len(self._by_speaker))[: self._speakers].tolist():
             clips = self._by_speaker[speaker]
-            drawn += [clips[i] for i in torch.randperm(len(clips))[: self._clips_per_speaker].tolist()]
+            order = (clips[i] for i in torch.randperm(len(clips)).tolist())
+            long_enough = (
+                (clip, shot) for clip in order if (shot := self._shot(clip, num_frames)) is not None
+            )
+            drawn += islice(long_enough, self._clips_per_speaker)
+        if len({clip.speaker for clip, _ in drawn}) < 2:
+            raise ValueError(
+                f"hardly any clip has {num_frames} frames without a cut: lower batches.frames ({self._frames})"
+            )
         return drawn
 
-    def _stretch(self, frames, voice: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
-        speed = uniform(*self._speed)
-        speed = min(speed, max(1.0, len(frames) / num_frames))
-        start = uniform(0, max(0.0, len(frames) - speed * num_frames))
-        return stretch(torch.from_numpy(frames), self._mel(voice), num_frames, start, speed)
+    def _shot(self, clip: Clip, num_frames: int) -> range | None:
+        if clip.id not in self._shots:
+            self._shots[clip.id] = shots(self._store.load(clip)[0])
+        fitting = [shot for shot in self._shots[clip.id] if len(shot) >= num_frames * self._speed[0]]
+        return fitting[int(uniform(0, len(fitting)))] if fitting else None
+
+    def _stretch(
+        self, frames: np.ndarray, voice: Tensor, shot: range, num_frames: int
+    ) -> tuple[Tensor, Tensor]:
+        speed = min(uniform(*self._speed), len(shot) / num_frames)
+        start = uniform(0, len(shot) - speed * num_frames)
+        mel = self._mel(voice)[:, shot.start * MEL_PER_FRAME : shot.stop * MEL_PER_FRAME + 1]
+        return stretch(torch.from_numpy(frames[shot.start : shot.stop]), mel, num_frames, start, speed)
 
 
 def stretch(

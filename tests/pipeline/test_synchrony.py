@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ from safetensors import safe_open
 from pipeline.lipreading.weights import load_network, network_of
 from pipeline.synchrony.agreement import AgreementLoss, agreement, offset_agreement
 from pipeline.synchrony.augment import MouthAugment, SoundAugment
-from pipeline.synchrony.batches import stretch
+from pipeline.synchrony.batches import BatchMaker, stretch
 from pipeline.synchrony.clips import Clip, list_clips
 from pipeline.synchrony.measure import main as measure_main
 from pipeline.synchrony.measure import measure
+from pipeline.synchrony.shots import shots
 from pipeline.synchrony.sound import LogMel, SoundEncoder
 from pipeline.synthetic import write_corpus
 
@@ -31,6 +33,8 @@ STILL = {
     "p_hold": 0,
     "p_cover": 0,
     "noise": 0,
+    "p_face": 0,
+    "movement": [1, 1],
 }
 
 
@@ -121,6 +125,65 @@ def test_a_cut_that_all_clips_have_at_one_place_tells_no_offset(related, expecte
         measure(Half(lips), Half(voices), clips, OneClip(), num_frames=20)
 
 
+def scene(num_frames, seed):
+    """A face of its own greys that moves all the time, a little."""
+    rng = np.random.default_rng(seed)
+    return (rng.uniform(0, 200, (1, 88, 88)) + rng.uniform(0, 9, (num_frames, 88, 88))).astype(np.uint8)
+
+
+@pytest.mark.parametrize("lengths", [[50], [30, 20], [10, 25, 15], [1], []])
+def test_a_clip_is_divided_where_the_picture_jumps(lengths):
+    clip = np.concatenate(
+        [np.zeros((0, 88, 88), np.uint8), *(scene(n, seed) for seed, n in enumerate(lengths))]
+    )
+    ends = np.cumsum([0, *lengths]).tolist()
+    assert shots(clip) == [range(start, end) for start, end in pairwise(ends)]
+
+
+def test_a_mouth_that_opens_over_some_frames_is_no_cut():
+    clip = scene(50, 0).astype(np.float32)
+    clip[20:] += 40
+    clip[20:23] -= np.array([30, 20, 10])[:, None, None]
+    assert shots(clip) == [range(50)]
+
+
+class JoinedClips:
+    """Stands in for a store: clips joined at a frame, in which the first part is silent."""
+
+    def __init__(self, joint):
+        self.joint = joint
+
+    def load(self, clip):
+        voice = torch.randn(32000)
+        voice[: self.joint * 640] = 0
+        return np.concatenate([scene(self.joint, 1), scene(50 - self.joint, 2)]), voice
+
+
+def maker(joint, frames, speed):
+    clips = [Clip(str(n), str(n % 4), Path(), Path()) for n in range(12)]
+    return BatchMaker(clips, JoinedClips(joint), speakers=4, clips_per_speaker=2, frames=frames, speed=speed)
+
+
+@pytest.mark.parametrize("speed", [[1, 1], [0.8, 1.3]])
+def test_no_stretch_goes_over_a_joint(speed):
+    heard = []
+    for number in range(8):
+        pictures, mel = maker(30, [24, 26], speed).make(number)
+        assert pictures.shape[0] == len(mel) == 8 and pictures.shape[2] * 4 == mel.shape[2]
+        brightness = pictures.mean(dim=(3, 4))[:, 0]
+        assert brightness.std(dim=1).max() < 0.02  # one face
+        # Windows at the ends hear 12.5 ms of what is beside.
+        silent = (mel < -11).float().mean(dim=1)[:, 3:-3]
+        assert (silent == silent[:, :1]).all()
+        heard += (silent[:, 0] == 0).tolist()
+    assert any(heard) == (speed != [1, 1])  # 20 frames, played slowly, are 24
+
+
+def test_clips_without_a_stretch_long_enough_are_told():
+    with pytest.raises(ValueError, match=r"35 frames without a cut: lower batches\.frames"):
+        maker(30, [35, 35], [1, 1]).make(0)
+
+
 def test_the_loss_falls_when_the_right_ones_agree():
     loss = AgreementLoss(reach=3, offset_weight=0.5, temperature=0.1)
     lips = torch.randn(6, 5, 30)
@@ -134,7 +197,7 @@ def test_a_mouth_that_nothing_is_done_to_is_at_most_mirrored():
     frames = torch.rand(7, 88, 88) * 255
     seen = set()
     for _ in range(12):
-        changed = MouthAugment(**STILL)(frames)
+        changed = MouthAugment(**STILL)(frames, torch.zeros(7, 88, 88))
         mirrored = torch.allclose(changed, frames.flip(2), atol=1e-2)
         assert mirrored or torch.allclose(changed, frames, atol=1e-2)
         seen.add(mirrored)
@@ -143,18 +206,30 @@ def test_a_mouth_that_nothing_is_done_to_is_at_most_mirrored():
 
 @pytest.mark.parametrize("option", [{"rotation_deg": 20}, {"scale": [0.5, 2]}, {"shift_px": 20}, {"p_cut": 1.0},
                                     {"p_blur": 1.0}, {"p_cover": 1.0}, {"noise": 20}, {"gamma": [0.3, 0.4]},
-                                    {"brightness": [0.2, 0.4]}])  # fmt: skip
+                                    {"brightness": [0.2, 0.4]}, {"p_face": 1.0}, {"movement": [0.2, 0.4]}])  # fmt: skip
 def test_every_disguise_of_a_mouth_changes_it_and_stays_a_picture(option):
     option = option if "p_cut" not in option else {**option, "shift_px": 20}
     frames = torch.rand(9, 88, 88) * 255
-    changed = MouthAugment(**{**STILL, **option})(frames)
+    changed = MouthAugment(**{**STILL, **option})(frames, torch.rand(88, 88).expand(9, 88, 88) * 255)
     assert changed.shape == frames.shape and changed.min() >= 0 and changed.max() <= 255
     assert (changed - frames).abs().mean() > 1 and (changed - frames.flip(2)).abs().mean() > 1
 
 
+def test_another_face_moves_as_the_own_one_did():
+    torch.manual_seed(3)
+    frames, other = 100 + 20 * torch.rand(9, 88, 88), 200 * torch.rand(88, 88).expand(9, 88, 88)
+    changed = MouthAugment(**{**STILL, "p_face": 1.0})(frames, other)
+    flipped = not torch.allclose(changed.diff(dim=0), frames.diff(dim=0), atol=1e-2)
+    moved, own, face = (part.flip(-1) if flipped else part for part in (frames, frames.mean(0), other[0]))
+    torch.testing.assert_close(changed.diff(dim=0), moved.diff(dim=0), atol=1e-2, rtol=0)
+    share = ((changed.mean(0) - own) * (face - own)).sum() / (face - own).square().sum()
+    assert 0.05 < share < 1
+    torch.testing.assert_close(changed.mean(0), own + share * (face - own), atol=1e-2, rtol=0)
+
+
 def test_frames_that_are_lost_show_the_last_one():
     frames = torch.arange(60.0)[:, None, None].expand(60, 8, 8)
-    held = MouthAugment(**{**STILL, "p_hold": 1.0})(frames)[:, 0, 0].round()
+    held = MouthAugment(**{**STILL, "p_hold": 1.0})(frames, frames)[:, 0, 0].round()
     assert (held.diff() >= 0).all() and 1 <= (held.diff() == 0).sum() < 20
 
 
