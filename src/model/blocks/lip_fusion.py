@@ -81,6 +81,11 @@ class LipEncoder(nn.Module):
         self.synchrony.copy_(projection)
         self.kept.copy_(kept)
 
+    def fixed(self, motion: Tensor) -> Tensor:
+        """The fixed directions of lips less their mean over time. Shape: (B, F, D) -> (B, F, K)."""
+        kernel = self.synchrony.to(motion.dtype)
+        return functional.conv1d(motion.transpose(1, 2), kernel, padding=self.CONTEXT // 2).transpose(1, 2)
+
     def forward(self, visual: Tensor, used: Tensor, num_frames: int, hop: int) -> tuple[Tensor, Tensor]:
         """Shape: visual (B, S, F, D), used (B, S) -> cue (B, S, N, V), directions (B, S, N, P).
 
@@ -95,8 +100,7 @@ class LipEncoder(nn.Module):
         motion = (visual - visual.mean(dim=2, keepdim=True)).flatten(0, 1)
         parts = []
         if len(self.synchrony):
-            fixed = functional.conv1d(motion.transpose(1, 2), self.synchrony, padding=self.CONTEXT // 2)
-            fixed = fixed.transpose(1, 2)  # (B S, F, K)
+            fixed = self.fixed(motion)
             if self.training and self.as_unseen:
                 fixed = self.kept * fixed + (1 - self.kept.square()).sqrt() * _others(fixed, used)
             parts.append(fixed)
