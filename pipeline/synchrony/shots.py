@@ -25,6 +25,7 @@ def shots(frames: np.ndarray) -> list[range]:
     moved = np.abs(np.diff(frames.astype(np.float32), axis=0)).mean(axis=(1, 2))
     beside = np.pad(moved, 2)  # (F - 1 + 4,)
     around = np.max([beside[k : k + len(moved)] for k in (0, 1, 3, 4)], axis=0)
-    is_cut = (moved > JUMP * np.median(moved)) & (moved > PEAK * around) if len(moved) else moved > 0
+    usual = np.median(moved[moved > 0]) if moved.any() else 0.0  # frames may be shown twice
+    is_cut = (moved > JUMP * usual) & (moved > PEAK * around)
     starts = [0, *(np.flatnonzero(is_cut) + 1).tolist(), len(frames)]
     return [range(start, end) for start, end in pairwise(starts) if end > start]

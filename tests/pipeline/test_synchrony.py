@@ -147,6 +147,13 @@ def test_a_mouth_that_opens_over_some_frames_is_no_cut():
     assert shots(clip) == [range(50)]
 
 
+@pytest.mark.parametrize("times", [2, 3, 20])
+def test_frames_that_are_shown_several_times_are_no_cuts(times):
+    clip = scene(60 // times, 0).repeat(times, axis=0)
+    assert shots(clip) == [range(60)]
+    assert shots(clip[:1].repeat(9, axis=0)) == [range(9)]
+
+
 class JoinedClips:
     """Stands in for a store: clips joined at a frame, in which the first part is silent."""
 
