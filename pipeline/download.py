@@ -92,17 +92,17 @@ OURS = {
     "lips": Ours(
         "lips.safetensors",
         "lip encoder sync_light",
-        "0e4b9d950046f59269eb31077897100d585e6fcdcb02edecdd8d050f98f06a93",
+        "6a47e5aa132747d76fced9646f8f858faa59412d3eb0443c358c283a8e5c752d",
     ),
     "sound": Ours(
         "sound.safetensors",
         "its other half, for voices",
-        "145999aad9b4409bbd582f24b9130a84cc6d309fd40c59e128d36f7db1222436",
+        "a2fc770bbdfe3e3091683ca01e52207ff38cf7ec7aa0b8acfda7a124e5eac14a",
     ),
     "small": Ours(
         "small.safetensors",
         "separator on sync_light",
-        "644ebe48f0dfa3967c43600f0fde5979c9c69ac1287f9e7a83271431147a9d8b",
+        "e9c03c3e07d9ce07b4bfadafb15db6f15d525f608879fc49eb1faebabf12657d",
     ),
 }
 
