@@ -85,6 +85,8 @@ def other_lips(
     """
     if out.suffix != SHIPPED_SUFFIX:
         raise CheckpointError(f"--out {out}: the name must end in {SHIPPED_SUFFIX}")
+    if not (root / "audio" / "train").is_dir():
+        raise CheckpointError(f"--root {root}: lacks audio/train, whose voices and mouths are compared")
     separator = load_separator(checkpoint)
     lips = getattr(separator.model, "lips", None)
     if not isinstance(lips, LipEncoder) or lips.project is not None:

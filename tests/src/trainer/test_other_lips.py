@@ -78,9 +78,9 @@ def data(tmp_path):
     return root, old, new
 
 
-def run(monkeypatch, folder, root, **options):
+def run(monkeypatch, folder, data, **options):
     named = {
-        "checkpoint": folder / "a.pt", "root": root, "old-cache": folder / "old.h5", "cache": folder / "new.h5",
+        "checkpoint": folder / "a.pt", "root": data, "old-cache": folder / "old.h5", "cache": folder / "new.h5",
         "out": folder / "b.safetensors", **options,
     }  # fmt: skip
     words = [word for name, value in named.items() for word in (f"--{name}", str(value))]
@@ -119,6 +119,7 @@ def test_it_separates_as_before(data, tmp_path, monkeypatch):
         ({}, {"cache": "few.h5"}, "holds other mouths"),
         ({}, {"out": "b.pt"}, "must end in .safetensors"),
         ({}, {"checkpoint": "none.pt"}, "does not exist"),
+        ({}, {"root": "elsewhere"}, "lacks audio/train"),
     ],
 )
 def test_what_does_not_fit_is_told(data, tmp_path, monkeypatch, capsys, options, arguments, message):
