@@ -65,7 +65,7 @@ class MouthAugment:
         return self._hold(torch.cat(parts))
 
     def _face(self, frames: Tensor, other: Tensor) -> Tensor:
-        own, face = frames.mean(dim=0), frames.mean(dim=0)
+        own = face = frames.mean(dim=0)
         if chance(self.p_face):
             face = own + uniform(0, 1) * (other.mean(dim=0) - own)
         return face + uniform(*self.movement) * (frames - own)
