@@ -36,7 +36,8 @@ class DynamicMixingDataset(BaseDataset):
     The voices are the truths ``s1`` and ``s2`` of all mixtures of ``root/audio/<part>``, one per id. A draw, in order:
 
     1. The first voice out of those with lips; the second out of those with lips or, with probability
-       ``audio_only_share``, out of those without. Without a cache both come from all voices.
+       ``audio_only_share``, out of those without. Without a cache both come from all voices. With probability
+       ``same_speaker_share`` the second is another utterance of the first one's speaker instead.
     2. The two change places or not, with equal chance, so that neither lips nor level tell the order.
     3. A crop of ``segment_s`` from each. It starts on a video frame, so lips and voice stay in step. A voice that is
        shorter is padded with zeros, its lips hold their last frame.
@@ -64,6 +65,8 @@ class DynamicMixingDataset(BaseDataset):
         audio_only_share: share of mixtures whose second voice has no lips. Without a cache it has no meaning.
         no_lips_share: share of mixtures of two voices out of all, with and without lips, and no lips of either: what
             many voices teach about separation, where few have lips. Without a cache it has no meaning.
+        same_speaker_share: share, of the mixtures that have lips, of two utterances of one speaker, both with lips: no
+            voice can be known by its sound there. Needs ``speakers``.
         speeds: at which to play a voice, drawn evenly; in twentieths, such as 0.9 or 1.05. None: as it is.
         preload: keep all voices (16-bit) and lips in memory: 64 KB and 50 KB for each voice of 2 s with 512 values.
         strict: see ``AVSSDataset``; False leaves out what is absent.
@@ -90,6 +93,7 @@ class DynamicMixingDataset(BaseDataset):
         balance: bool = True,
         audio_only_share: float = 0.2,
         no_lips_share: float = 0.0,
+        same_speaker_share: float = 0.0,
         speeds: Sequence[float] | None = None,
         preload: bool = False,
         strict: bool = True,
@@ -105,6 +109,11 @@ class DynamicMixingDataset(BaseDataset):
         self._level_db = checked_range("level_db", level_db)
         self._audio_only_share = checked_probability("audio_only_share", audio_only_share)
         self._no_lips_share = checked_probability("no_lips_share", no_lips_share)
+        self._same_speaker_share = checked_probability("same_speaker_share", same_speaker_share)
+        if same_speaker_share > 0 and speakers is None:
+            raise ValueError(
+                f"same_speaker_share={same_speaker_share}: needs speakers, a table of who speaks what"
+            )
         self._speeds = [_twentieths(speed) for speed in speeds or [1.0]]
         if self._level_db[0] < 0:
             raise ValueError(f"level_db={list(level_db)}: the sign is drawn; give 0 or more")
@@ -202,6 +211,10 @@ class DynamicMixingDataset(BaseDataset):
         if not lips_wanted:
             pools = [np.concatenate(pools)]
         first = self._draw(pools[0])
+        if lips_wanted and self._same_speaker_share > 0 and chance(self._same_speaker_share):
+            own = pools[0][self._speaker[pools[0]] == self._speaker[first]]
+            if len(own) > 1:
+                return first, int(own[own != first][integer(len(own) - 1)])
         if len(pools) > 1 and chance(self._audio_only_share):
             pools.reverse()
         for pool in pools:  # the other pool serves where this one has no voice of another speaker

@@ -115,6 +115,31 @@ def test_speakers_differ_when_a_table_is_given(voices_directory):
     assert not all({speaker[name] for name in item["ids"]} == {"ann", "bob"} for item in plain)
 
 
+def test_share_of_mixtures_of_one_speaker(voices_directory):
+    """Two utterances, both with lips; a speaker of one utterance, or of one with lips, meets another as ever."""
+    speaker = dict(
+        zip([f"0{n}" for n in range(1, 9)], ["ann", "ann", "ann", "bob", "bob", "cy", "cy", "dee"])
+    )
+    table = voices_directory.folder / "utterances.csv"
+    table.write_text("id,speaker\n" + "".join(f"{name},{who}\n" for name, who in speaker.items()))
+    options = {"speakers": table, "segment_s": 0.2, "audio_only_share": 0.5, "no_lips_share": 0.25}
+    items = drawn(voices_directory, same_speaker_share=1.0, **options)
+    for item in items:
+        names = [speaker[name] for name in item["ids"]]
+        assert len(set(item["ids"])) == 2
+        if not item["visual_mask"].any() or "cy" in names or "dee" in names:
+            assert len(set(names)) == 2  # 07, the other one of cy, has no lips
+        else:
+            assert len(set(names)) == 1 and item["visual_mask"].all()
+    alike = {item["ids"] for item in items if speaker[item["ids"][0]] == speaker[item["ids"][1]]}
+    assert len(alike) == 8  # every order of every pair of ann and of bob
+    some = drawn(voices_directory, same_speaker_share=0.4, **{**options, "no_lips_share": 0.0})
+    count = sum(speaker[item["ids"][0]] == speaker[item["ids"][1]] for item in some)
+    assert (
+        200 * 0.4 * 2 / 3 - 25 < count < 200 * 0.4 * 2 / 3 + 25
+    )  # cy, one of three with lips, has no second
+
+
 @pytest.mark.parametrize(("balance", "expected"), [(True, 1 / 3), (False, 4 / 6)])
 def test_a_speaker_of_many_utterances_is_heard_as_often_as_others(
     voices_directory, tmp_path, balance, expected
@@ -236,6 +261,8 @@ def test_a_directory_that_allows_no_draw_is_refused(voices_directory, tmp_path_f
         ({"level_db": [5, 1]}, "level_db"),
         ({"level_db": [-5, 5]}, "sign is drawn"),
         ({"audio_only_share": 1.5}, "audio_only_share"),
+        ({"same_speaker_share": -0.1}, "same_speaker_share"),
+        ({"same_speaker_share": 0.1}, "needs speakers"),
         ({"segment_s": 0.01}, "segment_s"),
         ({"num_samples": 0}, "num_samples"),
         ({"part": "val"}, "val"),
