@@ -102,7 +102,7 @@ OURS = {
     "small": Ours(
         "small.safetensors",
         "separator on sync_light",
-        "6221cf628c001c21ffe73e587a120c05e8bab8c7a54b4c4048b1479dbb3515f4",
+        "e9c03c3e07d9ce07b4bfadafb15db6f15d525f608879fc49eb1faebabf12657d",
     ),
 }
 
