@@ -144,6 +144,8 @@ class DynamicMixingDataset(BaseDataset):
         self._balance = balance and names is not None
         self._lips = None if cache is None else CachedLips(cache, root, missing_lips)
         self._with_lips, self._without_lips = self._pools(root)
+        if same_speaker_share > 0 and np.bincount(self._speaker[self._with_lips]).max() < 2:
+            logger.warning("No speaker has two voices with lips: same_speaker_share has no effect")
         self._stored = _StoredVoices(self.index, self._lips) if preload else None
 
     def _pools(self, root: str | Path) -> tuple[np.ndarray, np.ndarray]:

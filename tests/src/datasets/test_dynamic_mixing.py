@@ -140,6 +140,15 @@ def test_share_of_mixtures_of_one_speaker(voices_directory):
     )  # cy, one of three with lips, has no second
 
 
+def test_a_share_of_one_speaker_that_nobody_can_fill_is_told(voices_directory, caplog):
+    table = voices_directory.folder / "utterances.csv"
+    # 01 and 08, which has no lips, are of one speaker.
+    table.write_text("id,speaker\n" + "".join(f"0{n},speaker{n % 7}\n" for n in range(1, 9)))
+    items = drawn(voices_directory, speakers=table, same_speaker_share=1.0, num_samples=20)
+    assert "No speaker has two voices with lips" in caplog.text
+    assert all(set(item["ids"]) != {"01", "08"} for item in items)
+
+
 @pytest.mark.parametrize(("balance", "expected"), [(True, 1 / 3), (False, 4 / 6)])
 def test_a_speaker_of_many_utterances_is_heard_as_often_as_others(
     voices_directory, tmp_path, balance, expected
