@@ -213,6 +213,7 @@ class DynamicMixingDataset(BaseDataset):
         if not lips_wanted:
             pools = [np.concatenate(pools)]
         first = self._draw(pools[0])
+        # At a share of 0 nothing is drawn, so that a seed means what it meant before there was this one.
         if lips_wanted and self._same_speaker_share > 0 and chance(self._same_speaker_share):
             own = pools[0][self._speaker[pools[0]] == self._speaker[first]]
             if len(own) > 1:
