@@ -5,7 +5,8 @@
 Separates `DIR/audio/test` with lips as given, exchanged, of one voice only, one frame late and early, and without;
 scores both voices, with 95 % intervals over speakers (`DIR/utterances.csv`), and writes OUT/evaluation.md. Lips are
 right in a mixture where the order of the two estimates is the better one of both. `--gap N` adds N training mixtures,
-drawn at random.
+drawn at random; of those with two mouths, only the ones whose faces are of a corpus that the test has faces of
+(`corpus` in the table, where it is told) stand beside the test's, since another corpus may be easier.
 Mixtures without a second mouth have no lips at all in "second mouth only", and the order of their voices is chance:
 what a missing mouth costs is told by the column of the mixtures that have two.
 """
@@ -62,7 +63,7 @@ def evaluate(options: argparse.Namespace, part: str, uses: list) -> list[str]:
     """Rows of the table for one part of the data."""
     rows = []
     mixes, _ = mixture_index(options.root, part)
-    two_mouths = {mix["utt_id"] for mix in mixes if mix["mouth1"] and mix["mouth2"]}
+    two_mouths = alike(mixes, options.root)
     separated = separate(options, part, list(dict.fromkeys(tuple(how) for _, how, _, _ in uses)))
     for name, how, pit, only in uses:
         pred = separated[tuple(how)]
@@ -78,6 +79,22 @@ def evaluate(options: argparse.Namespace, part: str, uses: list) -> list[str]:
         rows.append(f"| {part}: {name} | {' | '.join(cells)} | {kept} |")
         print(rows[-1], flush=True)
     return rows
+
+
+def alike(mixes: list[dict], root: Path) -> set[str]:
+    """Names of the mixtures of two mouths whose speakers are of corpora that the test has faces of."""
+    with (root / "utterances.csv").open(newline="") as stream:
+        corpora = {line["id"]: line.get("corpus") for line in csv.DictReader(stream)}
+
+    def of_two_mouths(mixes: list[dict]) -> dict[str, set[str | None]]:
+        return {
+            mix["utt_id"]: {corpora.get(mix["id1"]), corpora.get(mix["id2"])}
+            for mix in mixes
+            if mix["mouth1"] and mix["mouth2"]
+        }
+
+    tested = set().union(*of_two_mouths(mixture_index(root, "test")[0]).values())
+    return {name for name, pair in of_two_mouths(mixes).items() if pair <= tested}
 
 
 def separate(

@@ -2,7 +2,8 @@
 
 import pytest
 
-from experiments.evaluate import USES, cell, improvement, order_kept
+from experiments.evaluate import USES, alike, cell, improvement, order_kept
+from src.datasets.mixture import mixture_index
 
 
 def test_order_kept_counts_mixtures(tmp_path):
@@ -42,6 +43,23 @@ def test_improvement_counts_the_mixtures_asked_for(tmp_path):
     low, high = statistic["interval_95"]
     assert 1.0 <= low < 2.0 < high <= 2.5
     assert improvement(tmp_path / "metrics.csv", {"d"})["mean"] is None
+
+
+def test_training_pairs_are_those_of_corpora_with_faces_in_the_test(tmp_path):
+    corpora = {"t1": "tv", "t2": "tv", "t3": "books", "a": "tv", "b": "tv", "c": "grid", "d": "books"}
+    (tmp_path / "utterances.csv").write_text(
+        "\n".join(["id,corpus", *(f"{name},{corpus}" for name, corpus in corpora.items())])
+    )
+    (tmp_path / "mouths").mkdir()
+    for name in ["t1", "t2", "a", "b", "c"]:
+        (tmp_path / "mouths" / f"{name}.npz").touch()
+    for part, mixes in (("test", ["t1_t2", "t2_t3"]), ("train", ["a_b", "a_c", "b_d"])):
+        folder = tmp_path / "audio" / part / "mix"
+        folder.mkdir(parents=True)
+        for mix in mixes:
+            (folder / f"{mix}.wav").touch()
+    assert alike(mixture_index(tmp_path, "train")[0], tmp_path) == {"a_b"}
+    assert alike(mixture_index(tmp_path, "test")[0], tmp_path) == {"t1_t2"}
 
 
 def test_every_use_of_lips_is_named_once():
