@@ -11,8 +11,8 @@ demo: $(INSTALLED)
 	$(PY) -m pipeline.synthetic $(DEMO)/corpus
 	$(PY) precompute_visual.py --root $(DEMO)/corpus --out $(DEMO)/mouths.h5
 	$(PY) train.py --config-name demo trainer.save_dir=$(DEMO) datasets.root=$(DEMO)/corpus cache=$(DEMO)/mouths.h5
-	$(PY) inference.py root=$(DEMO)/corpus part=test save_path=$(DEMO)/separated run_dir=$(DEMO)/run
-	$(PY) inference.py root=$(DEMO)/corpus part=test save_path=$(DEMO)/swapped run_dir=$(DEMO)/run inferencer.lips=swapped
+	$(PY) inference.py root=$(DEMO)/corpus part=test save_path=$(DEMO)/separated run_dir=$(DEMO)/run metrics.inference=[]
+	$(PY) inference.py root=$(DEMO)/corpus part=test save_path=$(DEMO)/swapped run_dir=$(DEMO)/run inferencer.lips=swapped metrics.inference=[]
 	$(PY) calc_metrics.py pred=$(DEMO)/separated truth=$(DEMO)/corpus/audio/test groups=$(DEMO)/corpus/utterances.csv
 	$(PY) calc_metrics.py pred=$(DEMO)/swapped truth=$(DEMO)/corpus/audio/test > /dev/null
 	$(PY) inference.py root=$(DEMO)/corpus part=test save_path=$(DEMO)/shipped checkpoint=weights/small.safetensors metrics.inference=[]
