@@ -102,7 +102,7 @@ OURS = {
     "small": Ours(
         "small.safetensors",
         "separator on sync_light",
-        "e9c03c3e07d9ce07b4bfadafb15db6f15d525f608879fc49eb1faebabf12657d",
+        "616f33ab10c5a4b56d317ba2e99ea057c9b8e2a0b1d928c9ac88cf5d838724bc",
     ),
 }
 

@@ -48,7 +48,7 @@ def begin_with_small(*options: str) -> list[str]:
         (["model=small"], ()),
         (["model=audio_only"], ()),
         (["model=small", "model.window=768"], ("stft.",)),
-        (["model=small", "model.rounds=3"], ("repeats.1",)),
+        (["model=small", "model.rounds=5"], ("repeats.3",)),
         (["model=small", "model.synchronous=32"], ("lips.", "matching.")),
         (["model=small", "model.voice_blocks=6"], ("voices.4", "voices.5", "cues.", "exchange.")),
         (["model=small", "model.complex_masks=true"], ("imaginary.",)),
