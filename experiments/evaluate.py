@@ -86,10 +86,10 @@ def alike(mixes: list[dict], root: Path) -> set[str]:
     with (root / "utterances.csv").open(newline="") as stream:
         corpora = {line["id"]: line.get("corpus") for line in csv.DictReader(stream)}
 
-    def of_two_mouths(mixes: list[dict]) -> dict[str, set[str | None]]:
+    def of_two_mouths(index: list[dict]) -> dict[str, set[str | None]]:
         return {
             mix["utt_id"]: {corpora.get(mix["id1"]), corpora.get(mix["id2"])}
-            for mix in mixes
+            for mix in index
             if mix["mouth1"] and mix["mouth2"]
         }
 

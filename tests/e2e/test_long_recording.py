@@ -28,7 +28,7 @@ def work(tmp_path_factory):
     run(
         "train.py", "model=tiny", "model.num_bands=16", "model.channels=24", f"datasets.root={root}",
         f"cache={folder / 'mouths.h5'}", f"trainer.save_dir={folder}", "run_name=run", "trainer.n_epochs=1",
-        "trainer.epoch_len=90", "trainer.ema_decay=0.95", "scheduler.warmup_steps=10", "optimizer.lr=4e-3",
+        "trainer.epoch_len=110", "trainer.ema_decay=0.95", "scheduler.warmup_steps=10", "optimizer.lr=4e-3",
         "trainer.device=cpu", "dataloader.num_workers=0", "metrics=si_snr_only", "trainer.log_examples=0",
     )  # fmt: skip
     voices = []
