@@ -38,7 +38,9 @@ USES = [
     ("mouths exchanged", ["inferencer.lips=swapped"], False, ["SI-SNR"]),
     ("mouths exchanged, better order", ["inferencer.lips=swapped"], True, ["SI-SNR"]),
     ("first mouth only", ["inferencer.lips=first"], False, ["SI-SNR"]),
+    ("first mouth only, better order", ["inferencer.lips=first"], True, ["SI-SNR"]),
     ("second mouth only", ["inferencer.lips=second"], False, ["SI-SNR"]),
+    ("second mouth only, better order", ["inferencer.lips=second"], True, ["SI-SNR"]),
     ("lips a frame late", ["inferencer.lip_shift_frames=1"], False, ["SI-SNR"]),
     ("lips a frame early", ["inferencer.lip_shift_frames=-1"], False, ["SI-SNR"]),
     ("without lips, order as it comes", ["inferencer.lips=none"], False, ["SI-SNR"]),
@@ -73,10 +75,11 @@ def evaluate(options: argparse.Namespace, part: str, uses: list) -> list[str]:
             *([f"only=[{','.join(only)}]"] if only else []), partly=part == "train",
         )  # fmt: skip
         metrics = json.loads((pred / "summary.json").read_text())["metrics"][ALL_VOICES]
-        kept = f"{100 * order_kept(pred / 'metrics.csv'):.1f} %" if pit else ""
+        kept = [order_kept(pred / "metrics.csv", names) if pit else None for names in (None, two_mouths)]
         cells = [cell(metrics.get(metric), metric) for metric in METRICS]
         cells.append(cell(improvement(pred / "metrics.csv", two_mouths), "SI-SNRi"))
-        rows.append(f"| {part}: {name} | {' | '.join(cells)} | {kept} |")
+        cells += ["" if share is None else f"{100 * share:.1f} %" for share in kept]
+        rows.append(f"| {part}: {name} | {' | '.join(cells)} |")
         print(rows[-1], flush=True)
     return rows
 
@@ -129,12 +132,12 @@ def cell(measured: dict | None, metric: str) -> str:
     return f"{measured['mean']:.{digits}f}{interval}"
 
 
-def order_kept(path: Path) -> float:
-    """Share of mixtures whose estimates come in the better order."""
+def order_kept(path: Path, names: set[str] | None = None) -> float | None:
+    """Share of mixtures, all or those named, whose estimates come in the better order; None where there are none."""
     with path.open(newline="") as stream:
         first = [line for line in csv.DictReader(stream) if line["voice"] == "s1" and line["SI-SNRi"]]
-    kept = [line["estimate"] == line["voice"] for line in first]
-    return sum(kept) / len(kept)
+    kept = [line["estimate"] == line["voice"] for line in first if names is None or line["name"] in names]
+    return sum(kept) / len(kept) if kept else None
 
 
 def improvement(path: Path, names: set[str]) -> dict[str, object]:
@@ -169,7 +172,7 @@ def main() -> int:
         rows += evaluate(
             options, "train", [(name, how, pit, ["SI-SNR"]) for name, how, pit, _ in (USES[0], USES[-1])]
         )
-    columns = [*METRICS, "SI-SNRi, two mouths", "order kept"]
+    columns = [*METRICS, "SI-SNRi, two mouths", "order kept", "order kept, two mouths"]
     head = f"| | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}"
     (options.out / "evaluation.md").write_text("\n".join([head, *rows]) + "\n")
     return 0

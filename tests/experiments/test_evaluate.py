@@ -13,6 +13,8 @@ def test_order_kept_counts_mixtures(tmp_path):
             lines.append(f"{name},{voice},{other if exchanged else voice},1.0")
     (tmp_path / "metrics.csv").write_text("\n".join(lines))
     assert order_kept(tmp_path / "metrics.csv") == 0.75
+    assert order_kept(tmp_path / "metrics.csv", {"a", "b"}) == 0.5
+    assert order_kept(tmp_path / "metrics.csv", {"none of them"}) is None
 
 
 @pytest.mark.parametrize(
