@@ -8,7 +8,7 @@ right in a mixture where the order of the two estimates is the better one of bot
 drawn at random; of those with two mouths, only the ones whose faces are of a corpus that the test has faces of
 (`corpus` in the table, where it is told) stand beside the test's, since another corpus may be easier.
 Mixtures without a second mouth have no lips at all in "second mouth only", and the order of their voices is chance:
-what a missing mouth costs is told by the column of the mixtures that have two.
+what a missing mouth costs, in dB and in order, is told by the columns of the mixtures that have two.
 """
 
 import argparse
