@@ -82,10 +82,12 @@ class BandSeparator(nn.Module):
         window, hop: STFT, in samples at 16 kHz.
         dilations: time dilation of one block after the other, shared ones first; repeated as often as needed.
         units: of a bidirectional LSTM along time in place of the full-band convolution; 0 is the convolution.
+        heads: of attention along time over the frames of both voices, in the last voice block before the lips are
+            matched and in the last of all; 0 is none. Not beside units.
         rounds: times that the voice blocks cued by lips are run one after the other, with the same weights.
 
     Raises:
-        ValueError: an unknown fusion, no round, or an STFT or band split that cannot be.
+        ValueError: an unknown fusion, no round, heads beside units, or an STFT or band split that cannot be.
     """
 
     HALF_WEIGHTS = True  # runs in the format of its weights, see `src.trainer.half_weights`
@@ -117,6 +119,7 @@ class BandSeparator(nn.Module):
         hop: int = 256,
         dilations: tuple[int, ...] = (1, 2, 4, 8, 16),
         units: int = 0,
+        heads: int = 0,
         rounds: int = 1,
     ) -> None:
         super().__init__()
@@ -129,12 +132,21 @@ class BandSeparator(nn.Module):
             raise ValueError(f"model.fusion={fusion}: choose one of {', '.join(FUSIONS)}")
         if rounds < 1:
             raise ValueError(f"model.rounds={rounds}: must be 1 or more")
+        if heads and units:
+            raise ValueError(f"model.heads={heads}: there is no attention beside an LSTM; set model.units=0")
         self.visual_dim, self.anonymous_blocks, self.consistent = visual_dim, anonymous_blocks, consistent
         self.stft = Stft(window, hop)
         self.encoder = BandEncoder(self.stft.num_bins, num_bands, num_features=3, channels=channels)
 
         blocks = [
-            TimeFrequencyBlock(channels, num_bands, squeezed, dilations[i % len(dilations)], units)
+            TimeFrequencyBlock(
+                channels,
+                num_bands,
+                squeezed,
+                dilations[i % len(dilations)],
+                units,
+                heads if i - shared_blocks in (anonymous_blocks - 1, voice_blocks - 1) else 0,
+            )
             for i in range(shared_blocks + voice_blocks)
         ]
         self.shared = nn.ModuleList(blocks[:shared_blocks])

@@ -7,7 +7,7 @@ import json
 import os
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +153,16 @@ def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: str | Pa
         raise CheckpointError(f"checkpoint {path} does not fit {type(model).__name__}: {error}") from error
 
 
+def added(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
+    """Modules that can begin as identity and that weights of these names hold nothing of, by their own names."""
+    names = list(names)
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if hasattr(module, "begin_as_identity") and not any(known.startswith(f"{name}.") for known in names)
+    }
+
+
 def start_from(model: nn.Module, path: str | Path) -> list[str]:
     """Take over from a checkpoint, or from the best one of a run, every weight of the same name and shape.
 
@@ -173,12 +183,12 @@ def start_from(model: nn.Module, path: str | Path) -> list[str]:
     fitting = {name: w for name, w in weights.items() if name in own and w.shape == own[name].shape}
     model.load_state_dict(fitting, strict=False)
     begun = set()
+    for module in added(model, weights).values():
+        module.begin_as_identity()
     for name, module in model.named_modules():
         known = {k.removeprefix(f"{name}."): w for k, w in weights.items() if k.startswith(f"{name}.")}
         unlike = {key for key in module.state_dict() if f"{name}.{key}" not in fitting}
-        if hasattr(module, "begin_as_identity") and not known:
-            module.begin_as_identity()
-        elif hasattr(module, "begin_from") and known and unlike:
+        if hasattr(module, "begin_from") and known and unlike:
             try:
                 module.begin_from(known)
             except ValueError as error:

@@ -19,6 +19,7 @@ from pipeline.lipreading.weights import file_digest
 from src.trainer.checkpoint import (
     SHIPPED_SUFFIX,
     CheckpointError,
+    added,
     checkpoint_file,
     load_checkpoint,
     ship_checkpoint,
@@ -32,14 +33,15 @@ def mean_weights(checkpoint: Path, others: Sequence[Path]) -> dict[str, Tensor]:
     """Mean of the weights of several trainings, in the shape of the first one's model.
 
     Where one training went on from the other, the mean is often better on new data than either (Wortsman et al., "Model
-    soups", 2022). What another one does not have counts as zero where it begins as zero, such as the gate of a round.
+    soups", 2022). What another one does not have counts as a part that changes nothing, where it can begin as such: the
+    gate of a round is half open then, and what attention adds is half as much.
 
     Raises:
         CheckpointError: one cannot be read, has other lips, or lacks weights.
     """
     separator = load_separator(checkpoint)
-    own = separator.model.state_dict()
-    sets = [{name: value.clone() for name, value in own.items()}]
+    own = {name: value.clone() for name, value in separator.model.state_dict().items()}
+    sets = [own]
     for path in map(checkpoint_file, others):
         content = load_checkpoint(path)
         lips = content.get("front_end") or separator.front_end
@@ -51,9 +53,12 @@ def mean_weights(checkpoint: Path, others: Sequence[Path]) -> dict[str, Tensor]:
             raise CheckpointError(
                 f"{separator.path} lacks {', '.join(sorted(more))} of {path}: no mean makes sense; name it first"
             )
-        lacks = start_from(separator.model, path)
+        separator.model.load_state_dict(own)  # what the other lacks is the first one's, but for what adds it
+        lacks = set(start_from(separator.model, path))
         weights = separator.model.state_dict()
-        if lacks := [name for name in lacks if weights[name].any()]:
+        for name, module in added(separator.model, content.get("ema") or content["state_dict"]).items():
+            lacks -= {f"{name}.{key}" for key in module.state_dict()}
+        if lacks := sorted(name for name in lacks if weights[name].any()):
             raise CheckpointError(f"{path} lacks {', '.join(lacks)} of {separator.path}: no mean makes sense")
         sets.append({name: value.clone() for name, value in weights.items()})
     return {

@@ -49,6 +49,10 @@ def begin_with_small(*options: str) -> list[str]:
         (["model=audio_only"], ()),
         (["model=small", "model.window=768"], ("stft.",)),
         (["model=small", "model.rounds=5"], ("repeats.3",)),
+        (
+            ["model=small", "model.heads=2"],
+            ("voices.0.full_band.attention.", "voices.3.full_band.attention."),
+        ),
         (["model=small", "model.synchronous=32"], ("lips.", "matching.")),
         (["model=small", "model.voice_blocks=6"], ("voices.4", "voices.5", "cues.", "exchange.")),
         (["model=small", "model.complex_masks=true"], ("imaginary.",)),

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from src.model.blocks.lstm import LSTM
+from src.model.blocks.voice_attention import VoiceAttention
 
 
 class LocalMixer(nn.Module):
@@ -32,10 +33,12 @@ class FullBandMixer(nn.Module):
     """All bands of a frame squeezed into one vector that is mixed along time and spread again.
 
     Squeezing to a few channels first makes the view of the whole spectrum almost free. A cue (lips) of the
-    same width may be added to that vector.
+    same width may be added to that vector. With heads, the vectors of two voices are attended to besides.
     """
 
-    def __init__(self, channels: int, num_bands: int, squeezed: int, dilation: int, kernel: int = 3) -> None:
+    def __init__(
+        self, channels: int, num_bands: int, squeezed: int, dilation: int, heads: int = 0, kernel: int = 3
+    ) -> None:
         super().__init__()
         width = num_bands * squeezed
         self.num_bands, self.squeezed = num_bands, squeezed
@@ -43,6 +46,7 @@ class FullBandMixer(nn.Module):
         self.squeeze = nn.Linear(channels, squeezed)
         self.conv = nn.Conv1d(width, width, kernel, padding=dilation * (kernel // 2), dilation=dilation)
         self.gate = nn.Linear(width, width)
+        self.attention = VoiceAttention(width, heads) if heads else None
         self.spread = nn.Linear(squeezed, channels)
 
     def forward(self, embedding: Tensor, cue: Tensor | None = None) -> Tensor:
@@ -52,6 +56,8 @@ class FullBandMixer(nn.Module):
             frames = frames + cue
         mixed = functional.silu(self.conv(frames.transpose(1, 2)).transpose(1, 2))
         mixed = mixed * self.gate(frames).sigmoid()
+        if self.attention is not None:
+            mixed = mixed + self.attention(frames)
         return embedding + self.spread(mixed.unflatten(2, (self.num_bands, self.squeezed)))
 
 
@@ -84,13 +90,15 @@ class FullBandRecurrence(nn.Module):
 class TimeFrequencyBlock(nn.Module):
     """Local mixing, then full-band mixing, both residual."""
 
-    def __init__(self, channels: int, num_bands: int, squeezed: int, dilation: int, units: int = 0) -> None:
+    def __init__(
+        self, channels: int, num_bands: int, squeezed: int, dilation: int, units: int = 0, heads: int = 0
+    ) -> None:
         super().__init__()
         self.local = LocalMixer(channels, dilation)
         if units:
             self.full_band = FullBandRecurrence(channels, num_bands, squeezed, units)
         else:
-            self.full_band = FullBandMixer(channels, num_bands, squeezed, dilation)
+            self.full_band = FullBandMixer(channels, num_bands, squeezed, dilation, heads)
 
     def begin_as_identity(self) -> None:
         """Let the block change nothing, as for one that is added to a trained separator."""

@@ -234,6 +234,7 @@ def test_the_family_keeps_its_budgets(name, parameters, macs, visual_dim):
         {"window": 768},
         {"units": 8},
         {"rounds": 2},
+        {"heads": 2},
     ],
     ids=str,
 )
@@ -252,6 +253,19 @@ def test_what_ablations_change_keeps_the_contract(options):
 def test_blocks_without_lips_must_leave_one_that_has_them():
     with pytest.raises(ValueError, match=r"model\.anonymous_blocks=3: must be 0 to 2"):
         small(voice_blocks=3, anonymous_blocks=3)
+
+
+def test_attention_beside_an_lstm_is_refused():
+    with pytest.raises(ValueError, match=r"model\.heads=2: there is no attention beside an LSTM"):
+        small(heads=2, units=8)
+
+
+def test_attention_is_where_voices_are_told_apart_last():
+    """In the last block before the lips are matched, and in the last of all; of one stage, in the last alone."""
+    blocks = [block.full_band for block in small(voice_blocks=4, anonymous_blocks=2, heads=2).voices]
+    assert [block.attention is not None for block in blocks] == [False, True, False, True]
+    blocks = [block.full_band for block in small(anonymous_blocks=0, heads=2).voices]
+    assert [block.attention is not None for block in blocks] == [False, False, True]
 
 
 def test_no_round_is_refused():

@@ -165,6 +165,18 @@ def test_a_separator_of_more_rounds_begins_as_the_one_it_grows_from_and_learns_t
     assert all(repeat.weight.grad.any() for repeat in grown.repeats)
 
 
+def test_a_separator_with_attention_begins_as_the_one_without_and_learns_to_use_it(tmp_path):
+    model = trained(tmp_path)
+    grown = BandSeparator(**SIZES, heads=2).eval()
+    new = start_from(grown, tmp_path)
+    assert new and all(".full_band.attention." in name for name in new)
+    mix, lips = torch.randn(1, 8000), torch.randn(1, 2, 13, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(grown(mix, lips)["estimates"], model(mix, lips)["estimates"])
+    grown.train()(mix, lips)["estimates"][:, 0].square().sum().backward()
+    assert all(grown.voices[i].full_band.attention.out.weight.grad.any() for i in (0, 2))
+
+
 def test_the_mean_of_two_trainings(tmp_path):
     """Of one that has a second round and one that has none: the gate of the round is half open."""
     first = trained(tmp_path / "first", rounds=2)
@@ -178,8 +190,24 @@ def test_the_mean_of_two_trainings(tmp_path):
     assert load_separator(out).model.repeats
 
 
+@pytest.mark.parametrize("options", [{"heads": 2}, {"voice_blocks": 4}], ids=str)
+def test_the_mean_with_a_training_that_lacks_a_part_has_half_of_what_it_adds(tmp_path, options):
+    first = trained(tmp_path / "first", **options).state_dict()
+    second = trained(tmp_path / "second").state_dict()
+    out = ship(tmp_path / "first", tmp_path / "x.safetensors", [tmp_path / "second"])
+    weights = load_checkpoint(out)["state_dict"]
+    assert set(first) > set(second)
+    expected = {
+        name: (weight + second[name]) / 2 if name in second else weight for name, weight in first.items()
+    }
+    half = ("attention.out", "cues.3", "exchange.3.other", "voices.3.local.out", "voices.3.full_band.spread")
+    for name in expected:
+        share = 0.5 if name not in second and any(part in name for part in half) else 1
+        torch.testing.assert_close(weights[name], share * expected[name], atol=1e-3, rtol=1e-3)
+
+
 def test_a_mean_that_makes_no_sense_is_refused(tmp_path, monkeypatch, capsys):
-    trained(tmp_path / "first", voice_blocks=4)
+    trained(tmp_path / "first", complex_masks=True)
     trained(tmp_path / "second")
     out = tmp_path / "x.safetensors"
 
@@ -189,8 +217,8 @@ def test_a_mean_that_makes_no_sense_is_refused(tmp_path, monkeypatch, capsys):
         assert main() == 2
         return capsys.readouterr().err
 
-    assert "second/best.pt lacks voices.3" in refusal("first", "second")
-    assert "second/best.pt lacks cues.3" in refusal("second", "first")
+    assert "second/best.pt lacks imaginary.bands.0" in refusal("first", "second")
+    assert "second/best.pt lacks imaginary.bands.0" in refusal("second", "first")
     content = load_checkpoint(tmp_path / "second/best.pt")
     save_checkpoint(
         tmp_path / "third/best.pt", content | {"front_end": {**FRONT_END, "weights_sha256": "1" * 64}}
