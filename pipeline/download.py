@@ -102,7 +102,7 @@ OURS = {
     "small": Ours(
         "small.safetensors",
         "separator on sync_light",
-        "616f33ab10c5a4b56d317ba2e99ea057c9b8e2a0b1d928c9ac88cf5d838724bc",
+        "c6e9699256a4eb91aa3cd7e2506a95e4faba4d7682ab469ef1546f1ef28bce0f",
     ),
 }
 

@@ -1,7 +1,8 @@
 """Band-split separator of two voices in one pass, cued by lips or by nothing.
 
 STFT -> band split -> shared audio blocks -> anonymous voice blocks -> matching of voices to lips -> voice blocks cued
-by lips, with exchange, in one round or more -> mask per voice under mixture consistency -> inverse STFT.
+by lips, with exchange, in one round or more -> mask per voice under mixture consistency -> inverse STFT. In some of the
+voice blocks frames attend to each other.
 
 Axes: B batch, S = 2 voices, T samples, F video frames, D lip embedding, N STFT frames, Q bins, K bands,
 C channels.
@@ -83,7 +84,7 @@ class BandSeparator(nn.Module):
         dilations: time dilation of one block after the other, shared ones first; repeated as often as needed.
         units: of a bidirectional LSTM along time in place of the full-band convolution; 0 is the convolution.
         heads: of attention along time over the frames of both voices, in the last voice block before the lips are
-            matched and in the last of all; 0 is none. Not beside units.
+            matched and in every third after it; 0 is none. Not beside units.
         rounds: times that the voice blocks cued by lips are run one after the other, with the same weights.
 
     Raises:
@@ -145,7 +146,7 @@ class BandSeparator(nn.Module):
                 squeezed,
                 dilations[i % len(dilations)],
                 units,
-                heads if i - shared_blocks in (anonymous_blocks - 1, voice_blocks - 1) else 0,
+                heads if i >= shared_blocks and (i - shared_blocks - anonymous_blocks) % 3 == 2 else 0,
             )
             for i in range(shared_blocks + voice_blocks)
         ]

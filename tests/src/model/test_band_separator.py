@@ -260,12 +260,16 @@ def test_attention_beside_an_lstm_is_refused():
         small(heads=2, units=8)
 
 
-def test_attention_is_where_voices_are_told_apart_last():
-    """In the last block before the lips are matched, and in the last of all; of one stage, in the last alone."""
-    blocks = [block.full_band for block in small(voice_blocks=4, anonymous_blocks=2, heads=2).voices]
-    assert [block.attention is not None for block in blocks] == [False, True, False, True]
-    blocks = [block.full_band for block in small(anonymous_blocks=0, heads=2).voices]
-    assert [block.attention is not None for block in blocks] == [False, False, True]
+@pytest.mark.parametrize(
+    ("voice_blocks", "anonymous_blocks", "attentive"),
+    [(4, 1, [0, 3]), (6, 2, [1, 4]), (3, 0, [2]), (9, 1, [0, 3, 6])],
+)
+def test_frames_attend_in_the_last_block_before_the_matching_and_every_third_after_it(
+    voice_blocks, anonymous_blocks, attentive
+):
+    model = small(voice_blocks=voice_blocks, anonymous_blocks=anonymous_blocks, heads=2)
+    assert [i for i in range(voice_blocks) if model.voices[i].full_band.attention is not None] == attentive
+    assert all(block.full_band.attention is None for block in model.shared)
 
 
 def test_no_round_is_refused():

@@ -142,9 +142,10 @@ def test_a_decoder_with_biases_and_one_without_begin_from_each_other(tmp_path, c
     assert wider.decoder.bands[0].weight.all()
 
 
-def test_a_deeper_separator_begins_as_the_one_it_grows_from(tmp_path):
-    model = trained(tmp_path)
-    grown = BandSeparator(**SIZES, voice_blocks=5).eval()
+@pytest.mark.parametrize("heads", [0, 2])
+def test_a_deeper_separator_begins_as_the_one_it_grows_from(tmp_path, heads):
+    model = trained(tmp_path, heads=heads)
+    grown = BandSeparator(**SIZES, voice_blocks=5, heads=heads).eval()
     new = start_from(grown, tmp_path)
     assert all(".3." in name or ".4." in name for name in new) and new
     mix, lips = torch.randn(1, 8000), torch.randn(1, 2, 13, 8)
@@ -166,15 +167,15 @@ def test_a_separator_of_more_rounds_begins_as_the_one_it_grows_from_and_learns_t
 
 
 def test_a_separator_with_attention_begins_as_the_one_without_and_learns_to_use_it(tmp_path):
-    model = trained(tmp_path)
-    grown = BandSeparator(**SIZES, heads=2).eval()
+    model = trained(tmp_path, voice_blocks=4)
+    grown = BandSeparator(**SIZES, voice_blocks=4, heads=2).eval()
     new = start_from(grown, tmp_path)
     assert new and all(".full_band.attention." in name for name in new)
     mix, lips = torch.randn(1, 8000), torch.randn(1, 2, 13, 8)
     with torch.no_grad():
         torch.testing.assert_close(grown(mix, lips)["estimates"], model(mix, lips)["estimates"])
     grown.train()(mix, lips)["estimates"][:, 0].square().sum().backward()
-    assert all(grown.voices[i].full_band.attention.out.weight.grad.any() for i in (0, 2))
+    assert all(grown.voices[i].full_band.attention.out.weight.grad.any() for i in (0, 3))
 
 
 def test_the_mean_of_two_trainings(tmp_path):
