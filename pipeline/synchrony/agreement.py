@@ -28,6 +28,24 @@ def offset_agreement(lips: Tensor, voices: Tensor, reach: int) -> Tensor:
     return torch.einsum("bd,bld->bl", middle, _unit(windows.flatten(0, 1)).unflatten(0, windows.shape[:2]))
 
 
+def overlap_agreement(lips: Tensor, voices: Tensor, reach: int) -> Tensor:
+    """Agreement of lips and voice over all that overlaps, the voice from `reach` frames earlier to as many later.
+
+    Finds the offset more surely than `offset_agreement`, which compares the same frames of the lips at every offset
+    and so is fit to be trained with.
+
+    Shape: (B, P, F), (B, P, F) -> (B, L = 2 reach + 1), each out of F - |offset| frames.
+    """
+    num_frames = lips.shape[-1]
+    agreements = []
+    for offset in range(-reach, reach + 1):
+        early, late = max(0, -offset), max(0, offset)
+        mouth = _unit(lips[..., early : num_frames - late])
+        voice = _unit(voices[..., late : num_frames - early])
+        agreements.append((mouth * voice).sum(dim=1))
+    return torch.stack(agreements, dim=1)
+
+
 def _unit(features: Tensor) -> Tensor:
     moving = features - features.mean(dim=-1, keepdim=True)
     return functional.normalize(moving.flatten(1), dim=-1)

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from pipeline.default_weights import SHIPPED
 from pipeline.lipreading import LipReader
 from pipeline.lipreading.weights import WeightsError, load_network, network_of
-from pipeline.synchrony.agreement import agreement, offset_agreement
+from pipeline.synchrony.agreement import agreement, overlap_agreement
 from pipeline.synchrony.batches import network_input, stretch
 from pipeline.synchrony.clips import Clip, ClipStore, list_clips
 from pipeline.synchrony.sound import LogMel, SoundEncoder
@@ -37,9 +37,9 @@ class Measured:
     Attributes:
         matching: which of two mouths, of different speakers, speaks this voice.
         same_speaker: the same where both mouths are of one speaker.
-        offset: voice found within one frame of where it belongs, when what the lips of all clips do alike at the same
-            time is taken out. Cuts that many clips have at one place, in picture and sound, would tell the offset of
-            any voice to any mouth.
+        offset: voice found within one frame of where it belongs, by all that it overlaps with the lips, when what the
+            lips of all clips do alike at the same time is taken out. Cuts that many clips have at one place, in picture
+            and sound, would tell the offset of any voice to any mouth.
         chance: the share of offsets that hits by chance.
         clips, speakers: how many.
     """
@@ -53,6 +53,8 @@ class Measured:
 
     def __str__(self) -> str:
         def percent(value: tuple[float, float, float]) -> str:
+            if np.isnan(value[0]):
+                return "not measured (no two clips)"
             return "{:.1f} % [{:.1f}, {:.1f}]".format(*(100 * part for part in value))
 
         return (
@@ -122,7 +124,7 @@ def measure(
 
 def _in_step(lips: Tensor, voices: Tensor, reach: int) -> Tensor:
     """Whether the best of all offsets is right within a frame. Shape: (B, P, F), (B, P, F) -> (B,)."""
-    return ((offset_agreement(lips, voices, reach).argmax(dim=1) - reach).abs() <= 1).double()
+    return ((overlap_agreement(lips, voices, reach).argmax(dim=1) - reach).abs() <= 1).double()
 
 
 def _per_voice(right: Tensor, counted: Tensor) -> np.ndarray:

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from pipeline.lipreading.weights import load_network, network_of
-from pipeline.synchrony.agreement import AgreementLoss, agreement, offset_agreement
+from pipeline.synchrony.agreement import AgreementLoss, agreement, offset_agreement, overlap_agreement
 from pipeline.synchrony.augment import MouthAugment, SoundAugment
 from pipeline.synchrony.batches import BatchMaker, stretch
 from pipeline.synchrony.clips import Clip, list_clips
@@ -84,7 +84,19 @@ def test_agreement_ignores_levels_and_means_and_finds_the_offset():
     assert (scores - torch.eye(4)).abs().max() < 0.5
     for shift in (-5, 0, 3):
         later = torch.roll(voices, shift, dims=-1)
-        assert (offset_agreement(lips, later, reach=8).argmax(dim=1) - 8 == shift).all()
+        for agreements in (offset_agreement, overlap_agreement):
+            found = agreements(lips, later, reach=8)
+            assert found.shape == (4, 17) and (found.argmax(dim=1) - 8 == shift).all()
+
+
+def test_the_whole_overlap_finds_offsets_in_noise_that_the_middle_of_the_lips_does_not():
+    lips = torch.randn(400, 6, 40)
+    voices = lips + 5 * torch.randn(400, 6, 40)
+    right = [
+        (agreements(lips, voices, reach=10).argmax(dim=1) == 10).double().mean()
+        for agreements in (offset_agreement, overlap_agreement)
+    ]
+    assert 0.3 < right[0] < right[1] - 0.1, right
 
 
 class Half:
