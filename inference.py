@@ -14,6 +14,7 @@ from pipeline.lipreading.weights import file_digest
 from pipeline.script_config import check_options, register_resolvers, run_script, usage_errors
 from src.trainer.inferencer import Inferencer
 from src.trainer.lip_source import open_lips
+from src.trainer.order_check import open_order_check
 from src.trainer.separator import choose_checkpoint, load_separator
 from src.utils.init_utils import describe_device, resolve_device
 from src.utils.io_utils import absolute
@@ -55,11 +56,16 @@ def run(config: DictConfig) -> bool:
     where = {"cache": config.cache, "weights": config.weights, "folders": separator.folders}
     how = {"device": device, "use": settings.lips, "shift_frames": settings.lip_shift_frames}
     lips = open_lips(separator.front_end, records, **how, **where)
+    check = None
+    if settings.check_order and lips is not None:
+        where = {"weights": config.weights, "folders": separator.folders, "device": device}
+        check = open_order_check(separator.front_end, **where)
     inferencer = Inferencer(
         model=separator.model,
         datasets=datasets,
         save_path=absolute(settings.save_path),
         lips=lips,
+        order_check=check,
         device=device,
         metrics=instantiate(config.metrics.inference),
         output_format=settings.format,

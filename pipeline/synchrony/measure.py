@@ -15,19 +15,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.default_weights import SHIPPED
 from pipeline.lipreading import LipReader
-from pipeline.lipreading.weights import WeightsError, load_network, network_of
 from pipeline.synchrony.agreement import agreement, overlap_agreement
 from pipeline.synchrony.batches import network_input, stretch
 from pipeline.synchrony.clips import Clip, ClipStore, list_clips
+from pipeline.synchrony.halves import load_halves
 from pipeline.synchrony.sound import LogMel, SoundEncoder
-
-LIP_FILE, SOUND_FILE = "lips.safetensors", "sound.safetensors"
 
 
 @dataclass(frozen=True)
@@ -148,29 +145,6 @@ def _intervals(speakers: np.ndarray, seed: int) -> Callable[[np.ndarray], tuple[
         return float(sums.sum() / counts.sum()), float(low), float(high)
 
     return interval
-
-
-def load_halves(folder: str | Path) -> tuple[LipReader, SoundEncoder]:
-    """Both halves out of a folder with `lips.safetensors` and `sound.safetensors`.
-
-    Raises:
-        WeightsError: a file is absent, damaged or of something else.
-    """
-    path = Path(folder) / LIP_FILE
-    name = network_of(path)
-    if name is None:
-        raise WeightsError(f"weights {path}: do not say which network they are of")
-    reader = load_network(name, path)
-    sound, sound_path = SoundEncoder(reader.trunk_dim), Path(folder) / SOUND_FILE
-    try:
-        sound.load_state_dict(
-            {key: v.float() if v.is_floating_point() else v for key, v in load_file(sound_path).items()}
-        )
-    except (OSError, RuntimeError) as error:
-        raise WeightsError(
-            f"weights {sound_path}: cannot be loaded ({error}); train both halves anew"
-        ) from error
-    return reader, sound.eval()
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -16,7 +16,8 @@ from pipeline.lipreading import LipReader, build
 from pipeline.lipreading.weights import half_precision
 from pipeline.synchrony.agreement import AgreementLoss
 from pipeline.synchrony.batches import BatchMaker
-from pipeline.synchrony.measure import LIP_FILE, SOUND_FILE, Measured
+from pipeline.synchrony.halves import LIP_FILE, SOUND_FILE
+from pipeline.synchrony.measure import Measured
 from pipeline.synchrony.sound import SoundEncoder
 
 logger = logging.getLogger(__name__)

@@ -207,9 +207,10 @@ class BandSeparator(nn.Module):
         Shape: mix (B, T), visual (B, S, F, D) or None, visual_mask (B, S) bool or None (all lips present)
         -> {"estimates": (B, S, T), "visual_mask": (B, S) bool}. The mask returned tells which lips were used: none
         in an audio-only separator, whatever the batch held, so that loss and metrics know whether the order
-        of the voices is given. Where lips are matched to voices, in training also {"anonymous": (B, S, T), estimates
-        out of what the voices are before that, "order": (B,), log odds that their order is that of the lips,
-        "likelihood": (B S, B S), log likelihood of all lips of the batch (columns) under all its voices (rows)}.
+        of the voices is given. Where lips are matched to voices, also {"order": (B,), log odds that the order of the
+        voices before that is the one of the lips}, and in training {"anonymous": (B, S, T), estimates out of what the
+        voices are then, "likelihood": (B S, B S), log likelihood of all lips of the batch (columns) under all its
+        voices (rows)}.
 
         Raises:
             ValueError: the lip embeddings are not `visual_dim` wide.
@@ -239,7 +240,8 @@ class BandSeparator(nn.Module):
             )
             if self.training:
                 outputs["anonymous"] = self._decode(embedding, spectrum, mix.shape[-1]) * level[:, None]
-                outputs |= {"order": evidence.order, "likelihood": evidence.likelihood}
+                outputs["likelihood"] = evidence.likelihood
+            outputs["order"] = evidence.order
             embedding = self.matching(embedding, evidence.order, used)
             cue = torch.where(used[:, :, None, None], self.matching.in_step(cue, evidence.lags), cue)
         embedding = self._cued_blocks(embedding, cue)

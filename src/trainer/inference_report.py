@@ -22,6 +22,7 @@ class PartReport:
         num_recordings: how many there are, files that the dataset could not use included.
         num_written: how many were separated.
         num_by_lips: how many of them with the lips of one voice at least.
+        num_exchanged: windows whose voices were exchanged, since the lips agree with them in the other order.
         num_scored: how many of them have truth.
         num_permuted: how many of these were scored in their better order, since no lips fixed it.
         audio_s: seconds of audio separated.
@@ -37,6 +38,7 @@ class PartReport:
     num_recordings: int = 0
     num_written: int = 0
     num_by_lips: int = 0
+    num_exchanged: int = 0
     num_scored: int = 0
     num_permuted: int = 0
     audio_s: float = 0.0
@@ -71,6 +73,7 @@ class PartReport:
             "recordings": self.num_recordings,
             "separated": self.num_written,
             "separated_by_lips": self.num_by_lips,
+            "windows_exchanged_by_check": self.num_exchanged,
             "scored": self.num_scored,
             "scored_in_better_order": self.num_permuted,
             "metrics": self.logs,
@@ -89,6 +92,9 @@ class PartReport:
             f"{self.num_written} of {self.num_recordings} recordings separated into {self.folder}, "
             f"{self.num_by_lips} by the lips of one voice at least"
         ]
+        if self.num_exchanged:
+            windows = "1 window" if self.num_exchanged == 1 else f"{self.num_exchanged} windows"
+            lines.append(f"In {windows} the voices were exchanged, since the lips move with the other one")
         if self.logs:
             lines.append(
                 f"Means over both voices of {self.num_scored} recordings with truth, {self._order()}:"

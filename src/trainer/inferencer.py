@@ -26,6 +26,7 @@ from src.metrics.tracker import MetricTracker
 from src.trainer.inference_report import PartReport
 from src.trainer.lip_source import LipsError, LipSource
 from src.trainer.mixture_consistency import fit_gains
+from src.trainer.order_check import OrderCheck
 from src.trainer.recording import Recording, Window, collate_windows
 from src.trainer.scoring import Value, Written, score
 from src.trainer.shifted_passes import separate_shifted
@@ -54,6 +55,7 @@ class Inferencer:
             `s1`, `s2`, `id1`, `id2`, `mouth1`, `mouth2`; `dataset.problems` lists files that it cannot use.
         save_path: gets `s1/` and `s2/`; with several parts, a folder for each that holds them.
         lips: where lip embeddings come from; None for an audio-only separator.
+        order_check: looks at the order of the voices again once they are apart; None leaves it to the separator.
         device: where the separator runs.
         metrics: computed where there is truth. They must not permute: the order is settled here.
         window_s: length of a window; null separates every recording at once, in memory that grows with it.
@@ -78,6 +80,7 @@ class Inferencer:
         datasets: Mapping[str, Any],
         save_path: str | Path,
         lips: LipSource | None = None,
+        order_check: OrderCheck | None = None,
         device: str = "cpu",
         metrics: Sequence[BaseMetric] = (),
         window_s: float | None = 8.0,
@@ -100,7 +103,7 @@ class Inferencer:
         self.model = model.to(self.device).eval()
         self.datasets, self.lips, self.metrics = dict(datasets), lips, list(metrics)
         self.batch_size, self.output_format, self.jobs = batch_size, output_format, jobs
-        self.shifts = shifts
+        self.shifts, self.order_check = shifts, order_check
         self.save_path = Path(save_path)
         several = len(self.datasets) > 1
         self.reports = {
@@ -227,7 +230,12 @@ class Inferencer:
                 for key, value in batch.items()
             }
             try:
-                estimates = separate_shifted(self.model, inputs, self.shifts)
+                estimates, order = separate_shifted(self.model, inputs, self.shifts)
+                if self.order_check is not None and inputs["visual"] is not None:
+                    heard = (inputs["mix"], estimates, inputs["visual"], inputs["visual_mask"], order)
+                    exchanged = self.order_check.exchanged(*heard)
+                    report.num_exchanged += int(exchanged.sum())
+                    estimates = estimates.flip(1).where(exchanged[:, None, None], estimates)
             except torch.OutOfMemoryError as error:
                 raise ValueError(
                     f"{self.device} has not enough memory for {len(batch['mix'])} windows of "

@@ -184,6 +184,16 @@ def open_lips(
     )
 
 
+def weights_candidates(
+    trained_on: Mapping[str, Any], weights: str | Path | None, folders: Sequence[Path]
+) -> list[Path]:
+    """Files that the front-end's weights may be: the one that is named, else those named as in training."""
+    if weights is not None:
+        return [absolute(weights)]
+    named = Path(trained_on["weights"])
+    return [absolute(named), *(folder / named.name for folder in folders)]
+
+
 def _find_weights(
     trained_on: Mapping[str, Any], weights: str | Path | None, folders: Sequence[Path], *, required: bool
 ) -> Path | None:
@@ -192,11 +202,7 @@ def _find_weights(
     Raises:
         LipsError: there is another one in its place, or none although it is required or named by the user.
     """
-    if weights is not None:
-        candidates = [absolute(weights)]
-    else:
-        named = Path(trained_on["weights"])
-        candidates = [absolute(named), *(folder / named.name for folder in folders)]
+    candidates = weights_candidates(trained_on, weights, folders)
     differing = None
     for path in candidates:
         if path.is_file():

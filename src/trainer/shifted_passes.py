@@ -7,7 +7,7 @@ Axes: B batch, S = 2 voices, T samples at 16 kHz.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,20 @@ def delays(shifts: int) -> list[int]:
     return [round(number * _GOLDEN_RATIO % 1 * _LONGEST) for number in range(shifts)]
 
 
-def separate_shifted(model: nn.Module, batch: Mapping[str, Any], shifts: int) -> Tensor:
+class Separated(NamedTuple):
+    """Mean of the passes.
+
+    Attributes:
+        estimates: (B, S, T), float32 on the CPU.
+        order: (B,), mean log odds that the lips gave the estimates the order that they are in; None of a separator that
+            tells none.
+    """
+
+    estimates: Tensor
+    order: Tensor | None
+
+
+def separate_shifted(model: nn.Module, batch: Mapping[str, Any], shifts: int) -> Separated:
     """Mean estimates of a separator over delayed passes.
 
     The order of the voices is that of the first pass: where no lips tell it, each pass has one of its own.
@@ -33,15 +46,16 @@ def separate_shifted(model: nn.Module, batch: Mapping[str, Any], shifts: int) ->
         model: called with the batch.
         batch: `mix` (B, T), `lengths` (B,), and what else the model takes.
         shifts: number of passes; 1 is the model as it is.
-
-    Returns:
-        (B, S, T), float32 on the CPU.
     """
-    passes = []
+    passes, orders = [], []
     for delay in delays(shifts):
         delayed = {"mix": functional.pad(batch["mix"], (delay, 0)), "lengths": batch["lengths"] + delay}
-        estimates = model(**{**batch, **delayed})["estimates"][..., delay:].float().cpu()
+        outputs = model(**{**batch, **delayed})
+        estimates = outputs["estimates"][..., delay:].float().cpu()
         first = passes[0] if passes else estimates
-        exchanged = [is_swapped(*pair) for pair in zip(first.numpy(), estimates.numpy())]
-        passes.append(estimates.flip(1).where(torch.tensor(exchanged)[:, None, None], estimates))
-    return sum(passes) / shifts
+        exchanged = torch.tensor([is_swapped(*pair) for pair in zip(first.numpy(), estimates.numpy())])
+        passes.append(estimates.flip(1).where(exchanged[:, None, None], estimates))
+        if "order" in outputs:
+            certainty = outputs["order"].float().abs().cpu()
+            orders.append(torch.where(exchanged, -certainty, certainty))
+    return Separated(sum(passes) / shifts, sum(orders) / shifts if orders else None)

@@ -15,7 +15,8 @@ from pipeline.download import OURS
 from pipeline.download import main as download_main
 from pipeline.script_config import register_resolvers
 from pipeline.synchrony.clips import ClipStore, list_clips
-from pipeline.synchrony.measure import load_halves, measure
+from pipeline.synchrony.halves import load_halves
+from pipeline.synchrony.measure import measure
 from src.trainer.checkpoint import CheckpointError, start_from
 from src.trainer.separator import SHIPPED as SMALL
 

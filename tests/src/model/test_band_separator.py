@@ -299,7 +299,7 @@ def test_voices_before_the_matching_are_told_in_training_alone():
     torch.testing.assert_close(swapped["anonymous"], outputs["anonymous"])  # no lips have been seen yet
     torch.testing.assert_close(swapped["order"], -outputs["order"])
     assert set(model(mix)) == {"estimates", "visual_mask"}
-    assert set(model.eval()(mix, visual)) == {"estimates", "visual_mask"}
+    assert set(model.eval()(mix, visual)) == {"estimates", "visual_mask", "order"}
     assert set(small(anonymous_blocks=0).train()(mix, visual)) == {"estimates", "visual_mask"}
 
 

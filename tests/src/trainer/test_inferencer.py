@@ -213,6 +213,26 @@ def test_swapped_lips_swap_the_voices_of_a_long_recording(tmp_path):
     np.testing.assert_allclose(voices["straight"][0], mix.clip(min=0), atol=1e-6)
 
 
+def test_voices_that_the_order_check_contradicts_are_exchanged_and_counted(tmp_path):
+    class Contradicts:
+        def exchanged(self, mix, estimates, visual, used, order):
+            return used[:, 0] & ~used[:, 1]
+
+    for name in ("a_b", "c_d", "a_d"):
+        write(tmp_path / f"audio/mix/{name}.wav", noise(16_000), subtype="FLOAT")
+    write_mouth(tmp_path, "a", 100, 25)
+    write_mouth(tmp_path, "b", 10, 25)
+    voices = {}
+    for case, check in (("left", None), ("checked", Contradicts())):
+        report, _ = infer(tmp_path, tmp_path / case, LipCued(), lips=lips(), order_check=check)
+        assert report.num_exchanged == report.as_json()["windows_exchanged_by_check"] == (1 if check else 0)
+        assert ("In 1 window the voices were exchanged" in str(report)) == bool(check)
+        voices[case] = {name: read_voices(tmp_path / case, f"{name}.wav") for name in ("a_b", "c_d", "a_d")}
+    for name in ("a_b", "c_d"):
+        np.testing.assert_array_equal(voices["left"][name], voices["checked"][name])
+    np.testing.assert_array_equal(voices["left"]["a_d"], voices["checked"]["a_d"][::-1])
+
+
 def test_one_mouth_is_enough_and_none_is_no_failure(tmp_path):
     for name in ("a_b", "c_d", "a_d"):
         write(tmp_path / f"audio/mix/{name}.wav", noise(16_000), subtype="FLOAT")

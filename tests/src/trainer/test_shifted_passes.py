@@ -32,7 +32,7 @@ def test_passes_fall_between_the_frames(hop):
 @torch.no_grad()
 def test_one_pass_is_the_separator_itself():
     model, given = separator(), batch()
-    torch.testing.assert_close(separate_shifted(model, given, 1), model(**given)["estimates"])
+    torch.testing.assert_close(separate_shifted(model, given, 1).estimates, model(**given)["estimates"])
 
 
 @torch.no_grad()
@@ -42,8 +42,8 @@ def test_with_more_passes_it_matters_less_where_frames_fall():
     moved = {"mix": nn.functional.pad(given["mix"], (later, 0)), "lengths": given["lengths"] + later}
     errors = []
     for shifts in (1, 2, 4):
-        estimates = separate_shifted(model, given, shifts)
-        error = separate_shifted(model, moved, shifts)[..., later:] - estimates
+        estimates = separate_shifted(model, given, shifts).estimates
+        error = separate_shifted(model, moved, shifts).estimates[..., later:] - estimates
         errors.append(float(error.square().mean() / (estimates - given["mix"][:, None] / 2).square().mean()))
     assert errors[2] < errors[1] < errors[0], errors
 
@@ -63,6 +63,6 @@ class Shuffled(nn.Module):
 
 def test_voices_of_no_order_are_not_mixed_up_again():
     given = batch()
-    estimates = separate_shifted(Shuffled(), given, 5)
+    estimates = separate_shifted(Shuffled(), given, 5).estimates
     torch.testing.assert_close(estimates.sum(1), given["mix"])
     assert torch.equal(estimates.amax(2) > 1e-6, estimates.amin(2) > -1e-6)  # each is one of the two parts

@@ -1,0 +1,93 @@
+"""Voices that came out in the wrong order are told by the lips, once they are apart."""
+
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from pipeline.default_weights import SHIPPED
+from pipeline.lipreading.weights import WeightsError
+from pipeline.synchrony.halves import SOUND_FILE
+from src.trainer.order_check import OrderCheck, open_order_check
+from src.trainer.separator import SHIPPED as SHIPPED_SEPARATOR
+from src.trainer.separator import load_separator
+
+FRAMES = 50
+
+
+class Loudness(nn.Module):
+    """Stands in for the sound encoder: log energy of eight stretches of the spectrum, 25 times a second."""
+
+    def forward(self, mel):
+        return mel.unflatten(-1, (-1, 4)).mean(-1).unflatten(1, (8, 5)).mean(2)
+
+
+def voices(seed=0, frames=FRAMES):
+    """Two voices of noise whose loudness changes 25 times a second, and lips that open with it.
+
+    Shape: (1, 2, T), (1, 2, F, D).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    loudness = torch.rand(2, frames, generator=generator) + 0.05
+    noise = torch.randn(2, frames * 640, generator=generator)
+    return (noise * loudness.repeat_interleave(640, dim=1))[None], loudness.log()[None, :, :, None].expand(
+        -1, -1, -1, 8
+    )
+
+
+def check(estimates, visual, used=(True, True), **more):
+    heard = OrderCheck(Loudness())
+    return heard.exchanged(estimates.sum(1), estimates, visual, torch.tensor([used]), **more).tolist()
+
+
+@pytest.mark.parametrize("used", [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize("lag", [-2, 0, 1])
+@pytest.mark.parametrize("gain", [1.0, 1e-3])
+def test_the_order_is_that_of_the_lips_at_any_level_and_a_little_out_of_step(used, lag, gain):
+    estimates, visual = voices()
+    visual = visual.roll(lag, dims=2)
+    assert check(gain * estimates, visual, used) == [False]
+    assert check(gain * estimates.flip(1), visual, used) == [True]
+
+
+def test_without_lips_or_in_less_than_a_second_the_order_stays():
+    estimates, visual = voices()
+    assert check(estimates.flip(1), visual, (False, False)) == [False]
+    estimates, visual = voices(frames=24)
+    assert check(estimates.flip(1), visual) == [False]
+
+
+def test_a_separator_that_is_sure_is_believed():
+    estimates, visual = voices()
+    assert check(estimates.flip(1), visual, order=torch.tensor([1.0])) == [True]
+    assert check(estimates.flip(1), visual, order=torch.tensor([1000.0])) == [False]
+
+
+def test_each_window_of_a_batch_is_checked_for_itself():
+    (first, lips), (second, other_lips) = voices(1), voices(2)
+    estimates, visual = torch.cat([first.flip(1), second]), torch.cat([lips, other_lips])
+    found = OrderCheck(Loudness()).exchanged(estimates.sum(1), estimates, visual, torch.ones(2, 2).bool())
+    assert found.tolist() == [True, False]
+
+
+def test_silence_stays_as_it_is():
+    _, visual = voices()
+    assert check(torch.zeros(1, 2, FRAMES * 640), visual) == [False]
+
+
+def test_what_ships_has_a_check(tmp_path):
+    separator = load_separator(SHIPPED_SEPARATOR)
+    assert open_order_check(separator.front_end, folders=separator.folders) is not None
+    assert open_order_check(None, folders=separator.folders) is None
+    alone = shutil.copy(SHIPPED, tmp_path)
+    assert open_order_check(separator.front_end, weights=alone) is None  # its other half is not beside it
+    sound = SHIPPED.with_name(SOUND_FILE)
+    save_file(load_file(sound), tmp_path / SOUND_FILE, metadata={"steps": "1"})
+    assert open_order_check(separator.front_end, weights=alone) is None  # that of another training
+    (tmp_path / SOUND_FILE).write_bytes(sound.read_bytes()[:1000])
+    with pytest.raises(WeightsError, match=SOUND_FILE):
+        open_order_check(separator.front_end, weights=alone)
+    others = {**separator.front_end, "weights_sha256": "0" * 64}
+    assert open_order_check(others, folders=separator.folders) is None  # a separator on other lips
