@@ -53,13 +53,10 @@ def run(config: DictConfig) -> bool:
     print(f"checkpoint: {separator.path}\ndevice: {describe_device(device)}", flush=True)
     datasets = make_datasets(config)
     records = [record for dataset in datasets.values() for record in dataset.index]
-    where = {"cache": config.cache, "weights": config.weights, "folders": separator.folders}
+    where = {"weights": config.weights, "folders": separator.folders}
     how = {"device": device, "use": settings.lips, "shift_frames": settings.lip_shift_frames}
-    lips = open_lips(separator.front_end, records, **how, **where)
-    check = None
-    if settings.check_order and lips is not None:
-        where = {"weights": config.weights, "folders": separator.folders, "device": device}
-        check = open_order_check(separator.front_end, **where)
+    lips = open_lips(separator.front_end, records, cache=config.cache, **how, **where)
+    check = open_order_check(separator.front_end, device=device, **where) if settings.check_order else None
     inferencer = Inferencer(
         model=separator.model,
         datasets=datasets,

@@ -101,13 +101,13 @@ def open_order_check(
         device: where the check runs.
 
     Returns:
-        None where the lip encoder's file, or the file of its other half beside it, is not there: published lip readers
-        have none.
+        None where the lip encoder's file, or the file of its other half beside it, is not there (published lip readers
+        have none), or where the embeddings are those of single frames, which the other half does not share.
 
     Raises:
         WeightsError: that file is damaged.
     """
-    if trained_on is None:
+    if trained_on is None or trained_on["features"] != "tcn":
         return None
     for path in weights_candidates(trained_on, weights, folders):
         if path.is_file() and file_digest(path) == trained_on["weights_sha256"]:

@@ -89,5 +89,7 @@ def test_what_ships_has_a_check(tmp_path):
     (tmp_path / SOUND_FILE).write_bytes(sound.read_bytes()[:1000])
     with pytest.raises(WeightsError, match=SOUND_FILE):
         open_order_check(separator.front_end, weights=alone)
+    single_frames = {**separator.front_end, "features": "frontend", "dim": 128}
+    assert open_order_check(single_frames, folders=separator.folders) is None
     others = {**separator.front_end, "weights_sha256": "0" * 64}
     assert open_order_check(others, folders=separator.folders) is None  # a separator on other lips
