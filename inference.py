@@ -56,7 +56,7 @@ def run(config: DictConfig) -> bool:
     where = {"weights": config.weights, "folders": separator.folders}
     how = {"device": device, "use": settings.lips, "shift_frames": settings.lip_shift_frames}
     lips = open_lips(separator.front_end, records, cache=config.cache, **how, **where)
-    check = open_order_check(separator.front_end, device=device, **where) if settings.check_order else None
+    check = open_order_check(separator, settings.check_order, weights=config.weights, device=device)
     inferencer = Inferencer(
         model=separator.model,
         datasets=datasets,

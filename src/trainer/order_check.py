@@ -2,14 +2,12 @@
 
 A separator decides on the order of the voices before they are apart. Once they are, a sound encoder that was trained
 with the lip encoder, on voices alone (`pipeline.synchrony`), can hear each of them: where it contradicts the
-separator, the voices are exchanged. On speech unlike the separator's training data it errs less often.
+separator, the voices are exchanged. On speech unlike the training data of both it errs less often.
 
 Axes: B windows, S = 2 voices, T samples at 16 kHz, F video frames, D lip embedding.
 """
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +18,7 @@ from pipeline.synchrony.agreement import overlap_agreement
 from pipeline.synchrony.halves import load_sound, sound_of
 from pipeline.synchrony.sound import MEL_PER_FRAME, LogMel, SoundEncoder
 from src.trainer.lip_source import weights_candidates
+from src.trainer.separator import SHIPPED, Separator
 
 # Fitted on mixtures of validation faces and on the embedded synthetic corpus, see weights/README.md.
 _REACH = 2  # frames that lips may be out of step with the voice
@@ -87,31 +86,44 @@ class OrderCheck:
 
 
 def open_order_check(
-    trained_on: Mapping[str, Any] | None,
+    separator: Separator,
+    wanted: bool | None = None,
     *,
     weights: str | Path | None = None,
-    folders: Sequence[Path] = (),
     device: str | torch.device = "cpu",
 ) -> OrderCheck | None:
-    """The check that goes with the lip encoder of a separator.
+    """The check that goes with a separator and its lip encoder.
 
     Args:
-        trained_on: `front_end` of the checkpoint, None of a separator that takes no lips.
-        weights, folders: where the lip encoder's file may lie, as for `open_lips`.
+        separator: whose estimates are checked.
+        wanted: None checks the separator that ships here alone, which the check was fitted to. One that was trained on
+            the voices in hand knows their order better than an encoder that was not.
+        weights: the lip encoder's file, as for `open_lips`.
         device: where the check runs.
 
     Returns:
-        None where the lip encoder's file, or the file of its other half beside it, is not there (published lip readers
-        have none), or where the embeddings are those of single frames, which the other half does not share.
+        None where no check is wanted; where the lip encoder's file, or the file of its other half beside it, is not
+        there (published lip readers have none); or where the embeddings are those of single frames, which the other
+        half does not share.
 
     Raises:
-        WeightsError: that file is damaged.
+        ValueError: `wanted` is something else.
+        WeightsError: the file of the other half is damaged.
     """
+    if wanted not in (None, True, False):
+        raise ValueError(f"inferencer.check_order={wanted}: take true, false or null")
+    trained_on = separator.front_end
     if trained_on is None or trained_on["features"] != "tcn":
         return None
-    for path in weights_candidates(trained_on, weights, folders):
+    if not (_ships_here(separator.path) if wanted is None else wanted):
+        return None
+    for path in weights_candidates(trained_on, weights, separator.folders):
         if path.is_file() and file_digest(path) == trained_on["weights_sha256"]:
             sound = sound_of(path)
             if sound is not None:
                 return OrderCheck(load_sound(sound, int(trained_on["dim"])), device)
     return None
+
+
+def _ships_here(path: Path) -> bool:
+    return SHIPPED.is_file() and file_digest(path) == file_digest(SHIPPED)

@@ -1,6 +1,8 @@
 """Voices that came out in the wrong order are told by the lips, once they are apart."""
 
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -79,17 +81,29 @@ def test_silence_stays_as_it_is():
 
 def test_what_ships_has_a_check(tmp_path):
     separator = load_separator(SHIPPED_SEPARATOR)
-    assert open_order_check(separator.front_end, folders=separator.folders) is not None
-    assert open_order_check(None, folders=separator.folders) is None
+    assert open_order_check(separator) is not None
+    assert open_order_check(separator, wanted=False) is None
+    assert open_order_check(replace(separator, front_end=None), wanted=True) is None
     alone = shutil.copy(SHIPPED, tmp_path)
-    assert open_order_check(separator.front_end, weights=alone) is None  # its other half is not beside it
+    assert open_order_check(separator, weights=alone) is None  # its other half is not beside it
     sound = SHIPPED.with_name(SOUND_FILE)
     save_file(load_file(sound), tmp_path / SOUND_FILE, metadata={"steps": "1"})
-    assert open_order_check(separator.front_end, weights=alone) is None  # that of another training
+    assert open_order_check(separator, weights=alone) is None  # that of another training
     (tmp_path / SOUND_FILE).write_bytes(sound.read_bytes()[:1000])
     with pytest.raises(WeightsError, match=SOUND_FILE):
-        open_order_check(separator.front_end, weights=alone)
-    single_frames = {**separator.front_end, "features": "frontend", "dim": 128}
-    assert open_order_check(single_frames, folders=separator.folders) is None
-    others = {**separator.front_end, "weights_sha256": "0" * 64}
-    assert open_order_check(others, folders=separator.folders) is None  # a separator on other lips
+        open_order_check(separator, weights=alone)
+    for differing in ({"features": "frontend", "dim": 128}, {"weights_sha256": "0" * 64}):
+        others = replace(separator, front_end={**separator.front_end, **differing})
+        assert open_order_check(others, wanted=True) is None
+    with pytest.raises(ValueError, match="check_order=maybe"):
+        open_order_check(separator, wanted="maybe")
+
+
+def test_a_separator_of_another_training_is_checked_on_demand_alone(tmp_path):
+    separator = load_separator(SHIPPED_SEPARATOR)
+    copied = replace(separator, path=Path(shutil.copy(SHIPPED_SEPARATOR, tmp_path / "mine.safetensors")))
+    assert open_order_check(copied) is not None  # under any name
+    (tmp_path / "other.safetensors").write_bytes(b"another training")
+    trained = replace(separator, path=tmp_path / "other.safetensors")
+    assert open_order_check(trained) is None
+    assert open_order_check(trained, wanted=True) is not None
