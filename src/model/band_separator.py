@@ -131,12 +131,12 @@ class BandSeparator(nn.Module):
         heads: of attention along time over the frames of both voices, in the last voice block before the lips are
             matched and in every third after it; 0 is none. Not beside units.
         rounds: times that the voice blocks cued by lips are run one after the other.
-        weight_sets: of these rounds: 1 is the same weights in all, 2 one set for the first half of the rounds and one
-            for the second, and so on.
+        tied_rounds: successive rounds that share their weights, before the next ones have weights of their own; 0 is
+            all of them.
 
     Raises:
-        ValueError: an unknown fusion, no round, no set of weights or more than rounds, heads beside units, or an STFT
-            or band split that cannot be.
+        ValueError: an unknown fusion, no round, less than no tied rounds, heads beside units, or an STFT or band split
+            that cannot be.
     """
 
     HALF_WEIGHTS = True  # runs in the format of its weights, see `src.trainer.half_weights`
@@ -170,7 +170,7 @@ class BandSeparator(nn.Module):
         units: int = 0,
         heads: int = 0,
         rounds: int = 1,
-        weight_sets: int = 1,
+        tied_rounds: int = 0,
     ) -> None:
         super().__init__()
         if not 0 <= anonymous_blocks < voice_blocks:
@@ -182,11 +182,12 @@ class BandSeparator(nn.Module):
             raise ValueError(f"model.fusion={fusion}: choose one of {', '.join(FUSIONS)}")
         if rounds < 1:
             raise ValueError(f"model.rounds={rounds}: must be 1 or more")
-        if not 1 <= weight_sets <= rounds:
-            raise ValueError(f"model.weight_sets={weight_sets}: must be 1 to model.rounds={rounds}")
+        if tied_rounds < 0:
+            raise ValueError(f"model.tied_rounds={tied_rounds}: must be 1 or more, or 0 for all")
         if heads and units:
             raise ValueError(f"model.heads={heads}: there is no attention beside an LSTM; set model.units=0")
         self.visual_dim, self.anonymous_blocks, self.consistent = visual_dim, anonymous_blocks, consistent
+        self.tied_rounds = tied_rounds or rounds
         self.stft = Stft(window, hop)
         self.encoder = BandEncoder(self.stft.num_bins, num_bands, num_features=3, channels=channels)
 
@@ -236,7 +237,7 @@ class BandSeparator(nn.Module):
                 (SpeakerExchange(channels) for _ in cued if exchange),
                 (lip_cue() for i in cued if deep_fusion or i == anonymous_blocks),
             )
-            for _ in range(weight_sets - 1)
+            for _ in range(self.tied_rounds, rounds, self.tied_rounds)
         )
         self.norm = nn.LayerNorm(channels)
         decoders = [
@@ -308,16 +309,16 @@ class BandSeparator(nn.Module):
 
     def _round(self, number: int, embedding: Tensor, cue: Tensor) -> Tensor:
         """Shape: (B, S, N, K, C), cue (B, S, N, V) -> (B, S, N, K, C)."""
-        weights = number * (1 + len(self.later)) // (1 + len(self.repeats))
-        if weights:
-            return self.later[weights - 1](embedding, cue)
+        if number >= self.tied_rounds:
+            return self.later[number // self.tied_rounds - 1](embedding, cue)
         first = self.anonymous_blocks
         return run_blocks(
             self.voices[first:], self.exchange[first:], self.cues[first - self.first_cued :], embedding, cue
         )
 
     def completed(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Weights of a separator of fewer sets for its rounds: the sets that it lacks begin as its last one."""
+        """Weights of a separator whose rounds share more of theirs: rounds that it has none for begin with those of
+        the rounds before."""
         weights = dict(weights)
         offsets = {"voices": self.anonymous_blocks, "exchange": self.anonymous_blocks}
         offsets["cues"] = self.anonymous_blocks - self.first_cued
