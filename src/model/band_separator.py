@@ -18,6 +18,7 @@ from src.model.blocks.absent_lips import AbsentLips
 from src.model.blocks.band_split import BandDecoder, BandEncoder
 from src.model.blocks.lip_fusion import LipEncoder
 from src.model.blocks.lip_matching import LipMatching
+from src.model.blocks.lip_tracking import LipTracking
 from src.model.blocks.repeat_gate import RepeatGate
 from src.model.blocks.stft import Stft
 from src.model.blocks.time_frequency import SpeakerExchange, TimeFrequencyBlock
@@ -25,6 +26,7 @@ from src.model.blocks.voices import NUM_VOICES, lips_used, no_lips, summary, uni
 
 SAMPLE_RATE_HZ = 16000
 FUSIONS = ("scale_shift", "shift")
+STRETCHES_MS = (128, 256, 512, 1024)  # that voices are tracked over
 
 
 class LipCue(nn.Module):
@@ -134,9 +136,12 @@ class BandSeparator(nn.Module):
         tied_rounds: successive rounds that share their weights, before the next ones have weights of their own; 0 is
             all of them.
 
+        tracking: whether before every round the voices may change places for a while, where they move with each
+            other's lips. Takes a matching.
+
     Raises:
-        ValueError: an unknown fusion, no round, less than no tied rounds, heads beside units, or an STFT or band split
-            that cannot be.
+        ValueError: an unknown fusion, tracking without a matching, no round, less than no tied rounds, heads beside
+            units, or an STFT or band split that cannot be.
     """
 
     HALF_WEIGHTS = True  # runs in the format of its weights, see `src.trainer.half_weights`
@@ -171,6 +176,7 @@ class BandSeparator(nn.Module):
         heads: int = 0,
         rounds: int = 1,
         tied_rounds: int = 0,
+        tracking: bool = False,
     ) -> None:
         super().__init__()
         if not 0 <= anonymous_blocks < voice_blocks:
@@ -184,6 +190,8 @@ class BandSeparator(nn.Module):
             raise ValueError(f"model.rounds={rounds}: must be 1 or more")
         if tied_rounds < 0:
             raise ValueError(f"model.tied_rounds={tied_rounds}: must be 1 or more, or 0 for all")
+        if tracking and not (visual_dim and anonymous_blocks):
+            raise ValueError("model.tracking=true: takes lips and model.anonymous_blocks of one or more")
         if heads and units:
             raise ValueError(f"model.heads={heads}: there is no attention beside an LSTM; set model.units=0")
         self.visual_dim, self.anonymous_blocks, self.consistent = visual_dim, anonymous_blocks, consistent
@@ -222,6 +230,8 @@ class BandSeparator(nn.Module):
                     matching_channels,
                     step=matching_step,
                 )
+        stretches = [2 * round(ms * SAMPLE_RATE_HZ / 2000 / hop) + 1 for ms in STRETCHES_MS]
+        self.tracking = nn.ModuleList(LipTracking(stretches) for _ in range(rounds if tracking else 0))
         self.first_cued = (
             0 if deep_fusion else anonymous_blocks
         )  # a single cue is that of the first to see the lips
@@ -282,6 +292,7 @@ class BandSeparator(nn.Module):
         used = lips_used(visual, visual_mask, mix) if self.visual_dim else no_lips(mix)
         absent = self.absent(used)[:, :, None].expand(-1, -1, num_frames, -1)
         cue, directions = absent, None
+        frames_per_second = SAMPLE_RATE_HZ / self.stft.hop
         if self.visual_dim and visual is not None and visual.shape[2]:
             cue, directions = self.lips(visual, used, num_frames, self.stft.hop)
             cue = torch.where(used[:, :, None, None], cue, absent)
@@ -293,7 +304,7 @@ class BandSeparator(nn.Module):
         embedding = run_blocks(self.voices[:number], self.exchange[:number], cues, embedding, anonymous)
         if self.anonymous_blocks and directions is not None:
             evidence = self.matching.evidence(
-                embedding, directions, used, SAMPLE_RATE_HZ / self.stft.hop, across=self.training
+                embedding, directions, used, frames_per_second, across=self.training
             )
             if self.training:
                 outputs["anonymous"] = self._decode(embedding, spectrum, mix.shape[-1]) * level[:, None]
@@ -301,8 +312,17 @@ class BandSeparator(nn.Module):
             outputs["order"] = evidence.order
             embedding = self.matching(embedding, evidence.order, used)
             cue = torch.where(used[:, :, None, None], self.matching.in_step(cue, evidence.lags), cue)
-        embedding = self._round(0, embedding, cue)
+            directions = self.matching.in_step(directions, evidence.lags)
+
+        def tracked(number: int, embedding: Tensor) -> Tensor:
+            if not self.tracking or directions is None:
+                return embedding
+            by_frame = self.matching.by_frame(embedding, directions, used, frames_per_second)
+            return self.tracking[number](embedding, by_frame, used)
+
+        embedding = self._round(0, tracked(0, embedding), cue)
         for number, repeat in enumerate(self.repeats, start=1):
+            embedding = tracked(number, embedding)
             embedding = repeat(embedding, self._round(number, embedding, cue))
         outputs["estimates"] = self._decode(embedding, spectrum, mix.shape[-1]) * level[:, None]
         return outputs

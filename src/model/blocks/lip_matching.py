@@ -100,15 +100,39 @@ class LipMatching(nn.Module):
         self, voices: Tensor, lips: Tensor, used: Tensor, frames_per_second: float, *, across: bool = False
     ) -> Evidence:
         """Shape: voices (B, S, N, K, C), lips (B, S, N, P), used (B, S). `across` asks for the likelihood."""
-        voices, lips = voices[:, :, :: self.step], lips[:, :, :: self.step]
-        vectors = self.squeeze(self.norm(voices)).flatten(3).flatten(0, 1).transpose(1, 2)  # (B S, K q, N)
-        sound = self.sound(vectors)  # (B S, P, N)
-        if self.more is not None:
-            sound = sound + self.more(vectors)
+        lips = lips[:, :, :: self.step]
+        sound = self._movement(voices)
         lips = torch.where(used[:, :, None, None], lips - lips.mean(dim=2, keepdim=True), 0.0)
         with torch.autocast(sound.device.type, enabled=False):
             steps_per_second = frames_per_second / self.step
             return self._weigh(sound.float(), self._at_lags(lips.float()), used, steps_per_second, across)
+
+    def by_frame(self, voices: Tensor, lips: Tensor, used: Tensor, frames_per_second: float) -> Tensor:
+        """What every frame adds to the log odds that voice i goes with lips i, where the lips are in step.
+
+        Shape: voices (B, S, N, K, C), lips (B, S, N, P), used (B, S) -> (B, N).
+        """
+        num_frames, lips = voices.shape[2], lips[:, :, :: self.step]
+        sound = self._movement(voices)
+        with torch.autocast(sound.device.type, enabled=False):
+            lips = torch.where(
+                used[:, :, None, None], lips.float() - lips.float().mean(dim=2, keepdim=True), 0.0
+            )
+            sound = sound.float()
+            sound = (sound - sound.mean(dim=-1, keepdim=True)).unflatten(0, used.shape)  # (B, S, P, N)
+            square = (sound.square() * self.log_noise.float().exp()[:, None]).sum(dim=2) / 2
+            # With both mouths the squares cancel.
+            product = ((sound[:, 0] - sound[:, 1]).transpose(1, 2) * (lips[:, 0] - lips[:, 1])).sum(dim=-1)
+            alone = used[:, 0].float() - used[:, 1].float()
+            evidence = product - alone[:, None] * (square[:, 0] - square[:, 1])
+            evidence = evidence.repeat_interleave(self.step, dim=1)[:, :num_frames]
+            return evidence / frames_per_second
+
+    def _movement(self, voices: Tensor) -> Tensor:
+        """Movement of lips that each voice lets expect. Shape: (B, S, N, K, C) -> (B S, P, N in steps)."""
+        vectors = self.squeeze(self.norm(voices[:, :, :: self.step])).flatten(3).flatten(0, 1).transpose(1, 2)
+        movement = self.sound(vectors)  # of (B S, K q, N)
+        return movement if self.more is None else movement + self.more(vectors)
 
     def _weigh(
         self, sound: Tensor, lips: Tensor, used: Tensor, steps_per_second: float, across: bool
