@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-
 _PACE = 10  # times as fast as other parameters these few learn: they have a long way to go
 
 

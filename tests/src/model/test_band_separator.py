@@ -239,6 +239,8 @@ def test_the_family_keeps_its_budgets(name, parameters, macs, visual_dim):
         {"rounds": 2, "tied_rounds": 1, "deep_fusion": False},
         {"rounds": 2, "tied_rounds": 1, "exchange": False},
         {"heads": 2},
+        {"tracking": True},
+        {"tracking": True, "rounds": 3, "max_lag": 4},
     ],
     ids=str,
 )
@@ -279,6 +281,20 @@ def test_frames_attend_in_the_last_block_before_the_matching_and_every_third_aft
 def test_no_round_is_refused():
     with pytest.raises(ValueError, match=r"model\.rounds=0: must be 1 or more"):
         small(rounds=0)
+
+
+@pytest.mark.parametrize("options", [{"anonymous_blocks": 0}, {"visual_dim": 0}], ids=str)
+def test_tracking_without_lips_that_are_matched_is_refused(options):
+    with pytest.raises(ValueError, match=r"model\.tracking=true: takes lips and model\.anonymous_blocks"):
+        small(tracking=True, **options)
+
+
+def test_without_lips_there_is_nothing_to_track_by():
+    with torch.no_grad():
+        plain, tracked = (
+            small(tracking=tracking)(mixture(1, 8000))["estimates"] for tracking in (False, True)
+        )
+    assert torch.equal(plain, tracked)
 
 
 def test_less_than_no_tied_rounds_is_refused():

@@ -197,6 +197,18 @@ def test_the_mean_of_own_weights_and_shared_ones(tmp_path):
     torch.testing.assert_close(weights["later.0.voices.0.local.out.weight"], mean, atol=1e-3, rtol=1e-3)
 
 
+def test_a_separator_that_tracks_voices_begins_as_the_one_that_does_not_and_learns_to(tmp_path):
+    model = trained(tmp_path, rounds=2)
+    grown = BandSeparator(**SIZES, rounds=2, tracking=True).eval()
+    new = start_from(grown, tmp_path)
+    assert new and all(name.startswith("tracking.") for name in new)
+    mix, lips = torch.randn(1, 8000), torch.randn(1, 2, 13, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(grown(mix, lips)["estimates"], model(mix, lips)["estimates"])
+    grown.train()(mix, lips)["estimates"][:, 0].square().sum().backward()
+    assert all(tracking.gate.grad.any() for tracking in grown.tracking)
+
+
 def test_a_separator_with_attention_begins_as_the_one_without_and_learns_to_use_it(tmp_path):
     model = trained(tmp_path, voice_blocks=4)
     grown = BandSeparator(**SIZES, voice_blocks=4, heads=2).eval()
@@ -222,7 +234,7 @@ def test_the_mean_of_two_trainings(tmp_path):
     assert load_separator(out).model.repeats
 
 
-@pytest.mark.parametrize("options", [{"heads": 2}, {"voice_blocks": 4}], ids=str)
+@pytest.mark.parametrize("options", [{"heads": 2}, {"voice_blocks": 4}, {"tracking": True}], ids=str)
 def test_the_mean_with_a_training_that_lacks_a_part_has_half_of_what_it_adds(tmp_path, options):
     first = trained(tmp_path / "first", **options).state_dict()
     second = trained(tmp_path / "second").state_dict()
@@ -232,7 +244,14 @@ def test_the_mean_with_a_training_that_lacks_a_part_has_half_of_what_it_adds(tmp
     expected = {
         name: (weight + second[name]) / 2 if name in second else weight for name, weight in first.items()
     }
-    half = ("attention.out", "cues.3", "exchange.3.other", "voices.3.local.out", "voices.3.full_band.spread")
+    half = (
+        "attention.out",
+        "tracking.0.gate",
+        "cues.3",
+        "exchange.3.other",
+        "voices.3.local.out",
+        "voices.3.full_band.spread",
+    )
     for name in expected:
         share = 0.5 if name not in second and any(part in name for part in half) else 1
         torch.testing.assert_close(weights[name], share * expected[name], atol=1e-3, rtol=1e-3)
