@@ -26,7 +26,8 @@ from src.model.blocks.voices import NUM_VOICES, lips_used, no_lips, summary, uni
 
 SAMPLE_RATE_HZ = 16000
 FUSIONS = ("scale_shift", "shift")
-STRETCHES_MS = (128, 256, 512, 1024)  # that voices are tracked over
+# Voices are tracked over them; the longest is all there is in mixtures of 2 s, and keeps longer ones from differing.
+STRETCHES_MS = (128, 256, 512, 1024, 4000)
 
 
 class LipCue(nn.Module):

@@ -17,7 +17,7 @@ class LipTracking(nn.Module):
     other's lips for a while, is taken for the other voice meanwhile.
 
     How much a moment speaks for the order of the voices is summed up over stretches of several lengths around it, and
-    over the whole recording; the sums are weighed against each other.
+    the sums are weighed against each other.
 
     Args:
         stretches: their lengths, in frames, odd.
@@ -26,7 +26,7 @@ class LipTracking(nn.Module):
     def __init__(self, stretches: Sequence[int]) -> None:
         super().__init__()
         self.stretches = tuple(stretches)
-        self.weights = nn.Parameter(torch.full((len(self.stretches) + 1,), 1 / _PACE))
+        self.weights = nn.Parameter(torch.full((len(self.stretches),), 1 / _PACE))
         self.gate = nn.Parameter(torch.full((1,), 1 / _PACE))
 
     def begin_as_identity(self) -> None:
@@ -44,7 +44,6 @@ class LipTracking(nn.Module):
             sums = [
                 length * functional.avg_pool1d(evidence, length, 1, length // 2) for length in self.stretches
             ]
-            sums.append(evidence.sum(dim=2, keepdim=True).expand_as(evidence))
             order = torch.einsum("w,bwn->bn", _PACE * self.weights.float(), torch.cat(sums, dim=1))
             exchanged = _PACE * self.gate.float() * (-order).sigmoid() * used.any(dim=1, keepdim=True)
         return voices.lerp(voices.flip(1), exchanged[:, None, :, None, None].to(voices.dtype))
