@@ -26,8 +26,9 @@ from src.model.blocks.voices import NUM_VOICES, lips_used, no_lips, summary, uni
 
 SAMPLE_RATE_HZ = 16000
 FUSIONS = ("scale_shift", "shift")
-# Voices are tracked over them; the longest is all there is in mixtures of 2 s, and keeps longer ones from differing.
-STRETCHES_MS = (128, 256, 512, 1024, 4000)
+# That voices are tracked over, and their weights before training. The longest is all there is in mixtures of 2 s, and
+# keeps longer ones from differing.
+STRETCHES_MS = {128: 0.0, 256: 2.0, 512: 4.0, 1024: 1.0, 4000: 1.0}
 
 
 class LipCue(nn.Module):
@@ -137,8 +138,8 @@ class BandSeparator(nn.Module):
         tied_rounds: successive rounds that share their weights, before the next ones have weights of their own; 0 is
             all of them.
 
-        tracking: whether before every round the voices may change places for a while, where they move with each
-            other's lips. Takes a matching.
+        tracking: whether, once they are matched, the voices may change places for a while, where they move with each
+            other's lips.
 
     Raises:
         ValueError: an unknown fusion, tracking without a matching, no round, less than no tied rounds, heads beside
@@ -231,8 +232,10 @@ class BandSeparator(nn.Module):
                     matching_channels,
                     step=matching_step,
                 )
-        stretches = [2 * round(ms * SAMPLE_RATE_HZ / 2000 / hop) + 1 for ms in STRETCHES_MS]
-        self.tracking = nn.ModuleList(LipTracking(stretches) for _ in range(rounds if tracking else 0))
+        stretches = {
+            2 * round(ms * SAMPLE_RATE_HZ / 2000 / hop) + 1: weight for ms, weight in STRETCHES_MS.items()
+        }
+        self.tracking = LipTracking(stretches) if tracking else None
         self.first_cued = (
             0 if deep_fusion else anonymous_blocks
         )  # a single cue is that of the first to see the lips
@@ -313,17 +316,12 @@ class BandSeparator(nn.Module):
             outputs["order"] = evidence.order
             embedding = self.matching(embedding, evidence.order, used)
             cue = torch.where(used[:, :, None, None], self.matching.in_step(cue, evidence.lags), cue)
-            directions = self.matching.in_step(directions, evidence.lags)
-
-        def tracked(number: int, embedding: Tensor) -> Tensor:
-            if not self.tracking or directions is None:
-                return embedding
-            by_frame = self.matching.by_frame(embedding, directions, used, frames_per_second)
-            return self.tracking[number](embedding, by_frame, used)
-
-        embedding = self._round(0, tracked(0, embedding), cue)
+            if self.tracking is not None:
+                in_step = self.matching.in_step(directions, evidence.lags)
+                by_frame = self.matching.by_frame(embedding, in_step, used, frames_per_second)
+                embedding = self.tracking(embedding, by_frame, used)
+        embedding = self._round(0, embedding, cue)
         for number, repeat in enumerate(self.repeats, start=1):
-            embedding = tracked(number, embedding)
             embedding = repeat(embedding, self._round(number, embedding, cue))
         outputs["estimates"] = self._decode(embedding, spectrum, mix.shape[-1]) * level[:, None]
         return outputs

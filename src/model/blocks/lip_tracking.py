@@ -3,13 +3,13 @@
 Axes: B batch, S = 2 voices, N STFT frames, K bands, C channels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_PACE = 10  # times as fast as other parameters these few learn: they have a long way to go
+_PACE = 10  # times as fast as other parameters these few learn: they have a longer way to go
 
 
 class LipTracking(nn.Module):
@@ -20,18 +20,13 @@ class LipTracking(nn.Module):
     the sums are weighed against each other.
 
     Args:
-        stretches: their lengths, in frames, odd.
+        stretches: their lengths, in frames, odd; each with the weight that it begins with.
     """
 
-    def __init__(self, stretches: Sequence[int]) -> None:
+    def __init__(self, stretches: Mapping[int, float]) -> None:
         super().__init__()
         self.stretches = tuple(stretches)
-        self.weights = nn.Parameter(torch.full((len(self.stretches),), 1 / _PACE))
-        self.gate = nn.Parameter(torch.full((1,), 1 / _PACE))
-
-    def begin_as_identity(self) -> None:
-        """Leave the voices as they are, as where it joins a trained separator."""
-        nn.init.zeros_(self.gate)
+        self.weights = nn.Parameter(torch.tensor(list(stretches.values())) / _PACE)
 
     def forward(self, voices: Tensor, evidence: Tensor, used: Tensor) -> Tensor:
         """Voices, each in the place of the lips that it moves with.
@@ -45,5 +40,5 @@ class LipTracking(nn.Module):
                 length * functional.avg_pool1d(evidence, length, 1, length // 2) for length in self.stretches
             ]
             order = torch.einsum("w,bwn->bn", _PACE * self.weights.float(), torch.cat(sums, dim=1))
-            exchanged = _PACE * self.gate.float() * (-order).sigmoid() * used.any(dim=1, keepdim=True)
+            exchanged = (-order).sigmoid() * used.any(dim=1, keepdim=True)
         return voices.lerp(voices.flip(1), exchanged[:, None, :, None, None].to(voices.dtype))
