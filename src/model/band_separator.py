@@ -137,7 +137,6 @@ class BandSeparator(nn.Module):
         rounds: times that the voice blocks cued by lips are run one after the other.
         tied_rounds: successive rounds that share their weights, before the next ones have weights of their own; 0 is
             all of them.
-
         tracking: whether, once they are matched, the voices may change places for a while, where they move with each
             other's lips.
 

@@ -34,7 +34,7 @@ def mean_weights(checkpoint: Path, others: Sequence[Path]) -> dict[str, Tensor]:
 
     Where one training went on from the other, the mean is often better on new data than either (Wortsman et al., "Model
     soups", 2022). What another one does not have counts as a part that changes nothing, where it can begin as such: the
-    gate of a round is half open then, and what attention adds is half as much.
+    gate of a round is half open then, and what attention adds is half as much. Tracking is taken as it is.
 
     Raises:
         CheckpointError: one cannot be read, has other lips, or lacks weights.
@@ -56,8 +56,10 @@ def mean_weights(checkpoint: Path, others: Sequence[Path]) -> dict[str, Tensor]:
         separator.model.load_state_dict(own)  # what the other lacks is the first one's, but for what adds it
         lacks = set(start_from(separator.model, path))
         weights = separator.model.state_dict()
-        for name, module in added(separator.model, content.get("ema") or content["state_dict"]).items():
-            lacks -= {f"{name}.{key}" for key in module.state_dict()}
+        identities = added(separator.model, content.get("ema") or content["state_dict"])
+        for name, module in separator.model.named_modules():
+            if name in identities or getattr(module, "JOINS_A_MEAN", False):
+                lacks -= {f"{name}.{key}" for key in module.state_dict()}
         if lacks := sorted(name for name in lacks if weights[name].any()):
             raise CheckpointError(f"{path} lacks {', '.join(lacks)} of {separator.path}: no mean makes sense")
         sets.append({name: value.clone() for name, value in weights.items()})

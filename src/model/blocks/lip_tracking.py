@@ -23,6 +23,10 @@ class LipTracking(nn.Module):
         stretches: their lengths, in frames, odd; each with the weight that it begins with.
     """
 
+    JOINS_A_MEAN = (
+        True  # with weights of a separator that does not track: what is tracked by is worth the same to them
+    )
+
     def __init__(self, stretches: Mapping[int, float]) -> None:
         super().__init__()
         self.stretches = tuple(stretches)
