@@ -8,9 +8,6 @@ Axes: B batch, S = 2 voices, T samples, F video frames, D lip embedding, N STFT 
 C channels.
 """
 
-from collections.abc import Iterable, Mapping
-from itertools import zip_longest
-
 import torch
 from torch import Tensor, nn
 
@@ -59,48 +56,6 @@ class LipCue(nn.Module):
         return embedding + self.shift(cue)[:, :, None], self.full_band(cue)
 
 
-class CuedBlocks(nn.Module):
-    """Voice blocks that see the lips, in weights of their own for a later round.
-
-    Args:
-        blocks, exchange, cues: one of each a voice block; fewer exchanges or cues leave the last blocks without.
-    """
-
-    def __init__(
-        self,
-        blocks: Iterable[TimeFrequencyBlock],
-        exchange: Iterable[SpeakerExchange],
-        cues: Iterable[LipCue],
-    ) -> None:
-        super().__init__()
-        self.voices, self.exchange, self.cues = (nn.ModuleList(part) for part in (blocks, exchange, cues))
-
-    def forward(self, embedding: Tensor, cue: Tensor) -> Tensor:
-        """Shape: (B, S, N, K, C), cue (B, S, N, V) -> (B, S, N, K, C)."""
-        return run_blocks(self.voices, self.exchange, self.cues, embedding, cue)
-
-
-def run_blocks(
-    blocks: Iterable[TimeFrequencyBlock],
-    exchange: Iterable[SpeakerExchange],
-    cues: Iterable[LipCue],
-    embedding: Tensor,
-    cue: Tensor,
-) -> Tensor:
-    """One voice block after the other, each after its exchange between the voices and its cue, where there is one.
-
-    Shape: (B, S, N, K, C), cue (B, S, N, V) -> (B, S, N, K, C).
-    """
-    for block, exchanged, cued in zip_longest(blocks, exchange, cues):
-        if exchanged is not None:
-            embedding = exchanged(embedding)
-        voices, full_band = embedding.flatten(0, 1), None
-        if cued is not None:
-            voices, full_band = cued(voices, cue.flatten(0, 1))
-        embedding = block(voices, full_band).unflatten(0, (-1, NUM_VOICES))
-    return embedding
-
-
 class BandSeparator(nn.Module):
     """Both voices of a mixture, each on its own; their sum is the mixture.
 
@@ -134,15 +89,13 @@ class BandSeparator(nn.Module):
         units: of a bidirectional LSTM along time in place of the full-band convolution; 0 is the convolution.
         heads: of attention along time over the frames of both voices, in the last voice block before the lips are
             matched and in every third after it; 0 is none. Not beside units.
-        rounds: times that the voice blocks cued by lips are run one after the other.
-        tied_rounds: successive rounds that share their weights, before the next ones have weights of their own; 0 is
-            all of them.
+        rounds: times that the voice blocks cued by lips are run one after the other, with the same weights.
         tracking: whether, once they are matched, the voices may change places for a while, where they move with each
             other's lips.
 
     Raises:
-        ValueError: an unknown fusion, tracking without a matching, no round, less than no tied rounds, heads beside
-            units, or an STFT or band split that cannot be.
+        ValueError: an unknown fusion, tracking without a matching, no round, heads beside units, or an STFT or band
+            split that cannot be.
     """
 
     HALF_WEIGHTS = True  # runs in the format of its weights, see `src.trainer.half_weights`
@@ -176,7 +129,6 @@ class BandSeparator(nn.Module):
         units: int = 0,
         heads: int = 0,
         rounds: int = 1,
-        tied_rounds: int = 0,
         tracking: bool = False,
     ) -> None:
         super().__init__()
@@ -189,24 +141,27 @@ class BandSeparator(nn.Module):
             raise ValueError(f"model.fusion={fusion}: choose one of {', '.join(FUSIONS)}")
         if rounds < 1:
             raise ValueError(f"model.rounds={rounds}: must be 1 or more")
-        if tied_rounds < 0:
-            raise ValueError(f"model.tied_rounds={tied_rounds}: must be 1 or more, or 0 for all")
         if tracking and not (visual_dim and anonymous_blocks):
             raise ValueError("model.tracking=true: takes lips and model.anonymous_blocks of one or more")
         if heads and units:
             raise ValueError(f"model.heads={heads}: there is no attention beside an LSTM; set model.units=0")
         self.visual_dim, self.anonymous_blocks, self.consistent = visual_dim, anonymous_blocks, consistent
-        self.tied_rounds = tied_rounds or rounds
         self.stft = Stft(window, hop)
         self.encoder = BandEncoder(self.stft.num_bins, num_bands, num_features=3, channels=channels)
 
-        def block(i: int) -> TimeFrequencyBlock:
-            attends = i >= shared_blocks and (i - shared_blocks - anonymous_blocks) % 3 == 2
-            dilation = dilations[i % len(dilations)]
-            return TimeFrequencyBlock(channels, num_bands, squeezed, dilation, units, heads if attends else 0)
-
-        self.shared = nn.ModuleList(block(i) for i in range(shared_blocks))
-        self.voices = nn.ModuleList(block(shared_blocks + i) for i in range(voice_blocks))
+        blocks = [
+            TimeFrequencyBlock(
+                channels,
+                num_bands,
+                squeezed,
+                dilations[i % len(dilations)],
+                units,
+                heads if i >= shared_blocks and (i - shared_blocks - anonymous_blocks) % 3 == 2 else 0,
+            )
+            for i in range(shared_blocks + voice_blocks)
+        ]
+        self.shared = nn.ModuleList(blocks[:shared_blocks])
+        self.voices = nn.ModuleList(blocks[shared_blocks:])
         self.exchange = nn.ModuleList(
             SpeakerExchange(channels) for _ in range(voice_blocks if exchange else 0)
         )
@@ -238,19 +193,9 @@ class BandSeparator(nn.Module):
         self.first_cued = (
             0 if deep_fusion else anonymous_blocks
         )  # a single cue is that of the first to see the lips
-
-        def lip_cue() -> LipCue:
-            return LipCue(cue_channels, channels, num_bands * squeezed, scales=fusion == "scale_shift")
-
-        self.cues = nn.ModuleList(lip_cue() for _ in range(voice_blocks if deep_fusion else 1))
-        cued = range(anonymous_blocks, voice_blocks)
-        self.later = nn.ModuleList(
-            CuedBlocks(
-                (block(shared_blocks + i) for i in cued),
-                (SpeakerExchange(channels) for _ in cued if exchange),
-                (lip_cue() for i in cued if deep_fusion or i == anonymous_blocks),
-            )
-            for _ in range(self.tied_rounds, rounds, self.tied_rounds)
+        self.cues = nn.ModuleList(
+            LipCue(cue_channels, channels, num_bands * squeezed, scales=fusion == "scale_shift")
+            for _ in range(voice_blocks if deep_fusion else 1)
         )
         self.norm = nn.LayerNorm(channels)
         decoders = [
@@ -302,9 +247,8 @@ class BandSeparator(nn.Module):
         anonymous = self.absent(no_lips(mix))[:, :, None].expand(-1, -1, num_frames, -1)
         embedding = embedding[:, None].expand(-1, NUM_VOICES, -1, -1, -1)
         outputs = {"visual_mask": used}
-        number = self.anonymous_blocks
-        cues = self.cues[: max(0, number - self.first_cued)]
-        embedding = run_blocks(self.voices[:number], self.exchange[:number], cues, embedding, anonymous)
+        for i in range(self.anonymous_blocks):
+            embedding = self._voice_block(i, embedding, anonymous)
         if self.anonymous_blocks and directions is not None:
             evidence = self.matching.evidence(
                 embedding, directions, used, frames_per_second, across=self.training
@@ -319,34 +263,27 @@ class BandSeparator(nn.Module):
                 in_step = self.matching.in_step(directions, evidence.lags)
                 by_frame = self.matching.by_frame(embedding, in_step, used, frames_per_second)
                 embedding = self.tracking(embedding, by_frame, used)
-        embedding = self._round(0, embedding, cue)
-        for number, repeat in enumerate(self.repeats, start=1):
-            embedding = repeat(embedding, self._round(number, embedding, cue))
+        embedding = self._cued_blocks(embedding, cue)
+        for repeat in self.repeats:
+            embedding = repeat(embedding, self._cued_blocks(embedding, cue))
         outputs["estimates"] = self._decode(embedding, spectrum, mix.shape[-1]) * level[:, None]
         return outputs
 
-    def _round(self, number: int, embedding: Tensor, cue: Tensor) -> Tensor:
+    def _cued_blocks(self, embedding: Tensor, cue: Tensor) -> Tensor:
         """Shape: (B, S, N, K, C), cue (B, S, N, V) -> (B, S, N, K, C)."""
-        if number >= self.tied_rounds:
-            return self.later[number // self.tied_rounds - 1](embedding, cue)
-        first = self.anonymous_blocks
-        return run_blocks(
-            self.voices[first:], self.exchange[first:], self.cues[first - self.first_cued :], embedding, cue
-        )
+        for i in range(self.anonymous_blocks, len(self.voices)):
+            embedding = self._voice_block(i, embedding, cue)
+        return embedding
 
-    def completed(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Weights of a separator whose rounds share more of theirs: rounds that it has none for begin with those of
-        the rounds before."""
-        weights = dict(weights)
-        offsets = {"voices": self.anonymous_blocks, "exchange": self.anonymous_blocks}
-        offsets["cues"] = self.anonymous_blocks - self.first_cued
-        for number, blocks in enumerate(self.later):
-            for name in blocks.state_dict():
-                part, i, rest = name.split(".", 2)
-                before = f"later.{number - 1}.{name}" if number else f"{part}.{int(i) + offsets[part]}.{rest}"
-                if before in weights:
-                    weights.setdefault(f"later.{number}.{name}", weights[before])
-        return weights
+    def _voice_block(self, i: int, embedding: Tensor, cue: Tensor) -> Tensor:
+        """Shape: (B, S, N, K, C), cue (B, S, N, V) -> (B, S, N, K, C)."""
+        if self.exchange:
+            embedding = self.exchange[i](embedding)
+        voices, full_band = embedding.flatten(0, 1), None
+        place = i - self.first_cued
+        if 0 <= place < len(self.cues):
+            voices, full_band = self.cues[place](voices, cue.flatten(0, 1))
+        return self.voices[i](voices, full_band).unflatten(0, (-1, NUM_VOICES))
 
     def _decode(self, embedding: Tensor, spectrum: Tensor, num_samples: int) -> Tensor:
         """Shape: embedding (B, S, N, K, C), complex spectrum (B, Q, N) -> (B, S, T) at the level of the spectrum."""

@@ -168,8 +168,7 @@ def start_from(model: nn.Module, path: str | Path) -> list[str]:
 
     The model may have more than the checkpoint, but most of the checkpoint must find its place in it. Blocks that the
     checkpoint knows nothing of begin as identity where they can, so that a deeper model begins as the one it grew from
-    (Chen et al., "Net2Net", 2016); rounds with weights of their own begin with those that they shared; and the band
-    split takes over from one of another STFT window.
+    (Chen et al., "Net2Net", 2016); and the band split takes over from one of another STFT window.
 
     Returns:
         Names of the model's weights that the checkpoint does not have.
@@ -180,8 +179,6 @@ def start_from(model: nn.Module, path: str | Path) -> list[str]:
     path = checkpoint_file(path)
     checkpoint = load_checkpoint(path)
     weights = checkpoint.get("ema") or checkpoint["state_dict"]
-    if hasattr(model, "completed"):
-        weights = model.completed(weights)
     own = model.state_dict()
     fitting = {name: w for name, w in weights.items() if name in own and w.shape == own[name].shape}
     model.load_state_dict(fitting, strict=False)

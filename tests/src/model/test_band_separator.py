@@ -1,6 +1,5 @@
 """The separator through its forward call."""
 
-import copy
 from itertools import pairwise
 
 import hydra
@@ -235,9 +234,6 @@ def test_the_family_keeps_its_budgets(name, parameters, macs, visual_dim):
         {"window": 768},
         {"units": 8},
         {"rounds": 2},
-        {"rounds": 2, "tied_rounds": 1},
-        {"rounds": 2, "tied_rounds": 1, "deep_fusion": False},
-        {"rounds": 2, "tied_rounds": 1, "exchange": False},
         {"heads": 2},
         {"tracking": True},
         {"tracking": True, "rounds": 3, "max_lag": 4},
@@ -295,32 +291,6 @@ def test_without_lips_there_is_nothing_to_track_by():
             small(tracking=tracking)(mixture(1, 8000))["estimates"] for tracking in (False, True)
         )
     assert torch.equal(plain, tracked)
-
-
-def test_less_than_no_tied_rounds_is_refused():
-    with pytest.raises(ValueError, match=r"model\.tied_rounds=-1: must be 1 or more, or 0 for all"):
-        small(rounds=2, tied_rounds=-1)
-
-
-@pytest.mark.parametrize(("tied_rounds", "sets"), [(0, 1), (1, 5), (2, 3), (3, 2), (4, 2), (5, 1), (9, 1)])
-def test_successive_rounds_share_their_weights(tied_rounds, sets):
-    """Rounds of one set of weights change the estimates through the gates of these rounds alone."""
-    model = small(rounds=5, tied_rounds=tied_rounds)
-    assert 1 + len(model.later) == sets
-    length = tied_rounds or 5
-    estimates = model(mixture(1, 4000), lips(1, 7))["estimates"].square().sum()
-    for number, blocks in enumerate(model.later, start=1):
-        closed = copy.deepcopy(model)
-        with torch.no_grad():
-            for i in range(number * length, min(5, (number + 1) * length)):
-                closed.repeats[i - 1].weight.zero_()
-        without = closed(mixture(1, 4000), lips(1, 7))["estimates"].square().sum()
-        gradients = torch.autograd.grad(without, closed.later[number - 1].parameters(), allow_unused=True)
-        assert not any(gradient is not None and gradient.any() for gradient in gradients)
-        assert any(
-            gradient.any()
-            for gradient in torch.autograd.grad(estimates, blocks.parameters(), retain_graph=True)
-        )
 
 
 def test_more_rounds_cost_no_parameters_but_a_gate():

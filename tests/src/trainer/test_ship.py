@@ -166,37 +166,6 @@ def test_a_separator_of_more_rounds_begins_as_the_one_it_grows_from_and_learns_t
     assert all(repeat.weight.grad.any() for repeat in grown.repeats)
 
 
-@pytest.mark.parametrize("options", [{}, {"heads": 2, "voice_blocks": 4}, {"deep_fusion": False}], ids=str)
-def test_rounds_with_weights_of_their_own_begin_with_those_that_they_shared(tmp_path, options):
-    model = trained(tmp_path, rounds=3, **options)
-    grown = BandSeparator(**SIZES, rounds=3, tied_rounds=1, **options).eval()
-    assert start_from(grown, tmp_path) == []
-    mix, lips = torch.randn(1, 8000), torch.randn(1, 2, 13, 8)
-    with torch.no_grad():
-        torch.testing.assert_close(grown(mix, lips)["estimates"], model(mix, lips)["estimates"])
-    grown.train()(mix, lips)["estimates"][:, 0].square().sum().backward()
-    first, second = (blocks.voices[-1].local.out.weight.grad for blocks in grown.later)
-    assert first.any() and second.any() and not torch.equal(first, second)
-
-
-def test_a_round_more_begins_as_the_separator_without_it_where_rounds_have_their_own_weights(tmp_path):
-    model = trained(tmp_path, rounds=3, tied_rounds=2)
-    grown = BandSeparator(**SIZES, rounds=5, tied_rounds=2).eval()
-    assert start_from(grown, tmp_path) == ["repeats.2.weight", "repeats.3.weight"]
-    mix, lips = torch.randn(1, 8000), torch.randn(1, 2, 13, 8)
-    with torch.no_grad():
-        torch.testing.assert_close(grown(mix, lips)["estimates"], model(mix, lips)["estimates"])
-
-
-def test_the_mean_of_own_weights_and_shared_ones(tmp_path):
-    first = trained(tmp_path / "first", rounds=2, tied_rounds=1).state_dict()
-    second = trained(tmp_path / "second", rounds=2).state_dict()
-    out = ship(tmp_path / "first", tmp_path / "x.safetensors", [tmp_path / "second"])
-    weights = load_checkpoint(out)["state_dict"]
-    mean = (first["later.0.voices.0.local.out.weight"] + second["voices.1.local.out.weight"]) / 2
-    torch.testing.assert_close(weights["later.0.voices.0.local.out.weight"], mean, atol=1e-3, rtol=1e-3)
-
-
 def test_a_separator_that_tracks_voices_grows_from_one_that_does_not_and_learns_to(tmp_path):
     model = trained(tmp_path)
     grown = BandSeparator(**SIZES, tracking=True).eval()
