@@ -102,7 +102,7 @@ OURS = {
     "small": Ours(
         "small.safetensors",
         "separator on sync_light",
-        "c6e9699256a4eb91aa3cd7e2506a95e4faba4d7682ab469ef1546f1ef28bce0f",
+        "31cc58d8b64f0c7f53d86d3c14b3cad71214c69747b7172b4769004560d477cb",
     ),
 }
 
