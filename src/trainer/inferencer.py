@@ -231,7 +231,7 @@ class Inferencer:
             }
             try:
                 estimates, order = separate_shifted(self.model, inputs, self.shifts)
-                if self.order_check is not None and inputs["visual"] is not None:
+                if self.order_check is not None and inputs.get("visual") is not None:
                     heard = (inputs["mix"], estimates, inputs["visual"], inputs["visual_mask"], order)
                     exchanged = self.order_check.exchanged(*heard)
                     report.num_exchanged += int(exchanged.sum())

@@ -128,3 +128,27 @@ def test_a_newcomer_separates_with_no_option(tmp_path):
         assert np.abs(sum(voices) - mixture).max() < 2e-3 * max(1, np.abs(mixture).max())
         likeness = np.corrcoef(*voices)[0, 1]
         assert likeness < 0.8  # two voices, and not the mixture twice
+
+
+@pytest.mark.parametrize("mouths", [True, False])
+def test_a_newcomer_separates_without_lips(tmp_path, mouths):
+    """Told not to look, or with nothing to look at."""
+    (tmp_path / "data" / "audio" / "mix").mkdir(parents=True)
+    voice = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
+    soundfile.write(tmp_path / "data" / "audio" / "mix" / "1_2.wav", voice, 16000)
+    options = []
+    if mouths:
+        (tmp_path / "data" / "mouths").mkdir()
+        for name in ("1", "2"):
+            np.savez(tmp_path / "data" / "mouths" / f"{name}.npz", data=np.zeros((25, 96, 96), np.uint8))
+        options = ["inferencer.lips=none"]
+    done = subprocess.run(
+        [
+            sys.executable, str(ROOT / "inference.py"), f"root={tmp_path / 'data'}",
+            f"save_path={tmp_path / 'out'}", "metrics.inference=[]", *options,
+        ],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "1 of 1 recordings separated" in done.stdout
+    assert soundfile.info(tmp_path / "out" / "s2" / "1_2.wav").frames == 16000
