@@ -23,8 +23,8 @@ from src.model.blocks.voices import NUM_VOICES, lips_used, no_lips, summary, uni
 
 SAMPLE_RATE_HZ = 16000
 FUSIONS = ("scale_shift", "shift")
-# That voices are tracked over, and their weights before training. The longest is all there is in mixtures of 2 s, and
-# keeps longer ones from differing.
+# Voices are tracked over stretches of these lengths, each with its weight before training. The longest is all there is
+# in mixtures of 2 s, and keeps longer ones from differing.
 STRETCHES_MS = {128: 0.0, 256: 2.0, 512: 4.0, 1024: 1.0, 4000: 1.0}
 
 

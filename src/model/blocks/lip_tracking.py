@@ -23,9 +23,8 @@ class LipTracking(nn.Module):
         stretches: their lengths, in frames, odd; each with the weight that it begins with.
     """
 
-    JOINS_A_MEAN = (
-        True  # with weights of a separator that does not track: what is tracked by is worth the same to them
-    )
+    # Taken as it is into a mean with weights of a separator that does not track.
+    JOINS_A_MEAN = True
 
     def __init__(self, stretches: Mapping[int, float]) -> None:
         super().__init__()
