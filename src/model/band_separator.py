@@ -91,11 +91,10 @@ class BandSeparator(nn.Module):
             matched and in every third after it; 0 is none. Not beside units.
         rounds: times that the voice blocks cued by lips are run one after the other, with the same weights.
         tracking: whether, once they are matched, the voices may change places for a while, where they move with each
-            other's lips.
+            other's lips; without a matching there is nothing to track them by.
 
     Raises:
-        ValueError: an unknown fusion, tracking without a matching, no round, heads beside units, or an STFT or band
-            split that cannot be.
+        ValueError: an unknown fusion, no round, heads beside units, or an STFT or band split that cannot be.
     """
 
     HALF_WEIGHTS = True  # runs in the format of its weights, see `src.trainer.half_weights`
@@ -141,8 +140,6 @@ class BandSeparator(nn.Module):
             raise ValueError(f"model.fusion={fusion}: choose one of {', '.join(FUSIONS)}")
         if rounds < 1:
             raise ValueError(f"model.rounds={rounds}: must be 1 or more")
-        if tracking and not (visual_dim and anonymous_blocks):
-            raise ValueError("model.tracking=true: takes lips and model.anonymous_blocks of one or more")
         if heads and units:
             raise ValueError(f"model.heads={heads}: there is no attention beside an LSTM; set model.units=0")
         self.visual_dim, self.anonymous_blocks, self.consistent = visual_dim, anonymous_blocks, consistent
@@ -189,7 +186,7 @@ class BandSeparator(nn.Module):
         stretches = {
             2 * round(ms * SAMPLE_RATE_HZ / 2000 / hop) + 1: weight for ms, weight in STRETCHES_MS.items()
         }
-        self.tracking = LipTracking(stretches) if tracking else None
+        self.tracking = LipTracking(stretches) if tracking and visual_dim and anonymous_blocks else None
         self.first_cued = (
             0 if deep_fusion else anonymous_blocks
         )  # a single cue is that of the first to see the lips

@@ -280,9 +280,9 @@ def test_no_round_is_refused():
 
 
 @pytest.mark.parametrize("options", [{"anonymous_blocks": 0}, {"visual_dim": 0}], ids=str)
-def test_tracking_without_lips_that_are_matched_is_refused(options):
-    with pytest.raises(ValueError, match=r"model\.tracking=true: takes lips and model\.anonymous_blocks"):
-        small(tracking=True, **options)
+def test_without_a_matching_there_is_nothing_to_track_by(options):
+    plain, tracking = (small(tracking=tracking, **options).state_dict() for tracking in (False, True))
+    assert set(plain) == set(tracking)
 
 
 def test_without_lips_there_is_nothing_to_track_by():
