@@ -44,6 +44,8 @@ def main(config: DictConfig) -> None:
         raise ValueError(
             f"{training.out} holds a run already: resume=true goes on with it, out=DIR begins another"
         )
+    elif config.init_from:
+        training.begin_with(config.init_from)
     if training.run():
         print(f"{training.out}: done after {training.step} steps, {training.trained_s / 60:.0f} minutes")
     else:

@@ -54,27 +54,52 @@ def _unit(features: Tensor) -> Tensor:
 class AgreementLoss(nn.Module):
     """Cross-entropy of the right voice for each mouth, the right mouth for each voice, and the right offset.
 
+    Once more the same for short windows, each against all windows of the batch. Those of the same clip are of the same
+    face and voice at another time, so that what is said there has to be told from the picture.
+
     Args:
         reach: offsets tried to either side, in frames.
         offset_weight: of the offsets beside the matching.
-        temperature: initial; agreement is divided by it. Both are learnt.
+        temperature: initial; agreement is divided by it. All three are learnt.
+        window: length of the windows in frames.
+        window_weight: of the windows beside the matching.
     """
 
-    def __init__(self, *, reach: int, offset_weight: float, temperature: float) -> None:
+    def __init__(
+        self, *, reach: int, offset_weight: float, temperature: float, window: int, window_weight: float
+    ) -> None:
         super().__init__()
         self.reach, self.offset_weight = reach, offset_weight
-        self.sharpness = nn.Parameter(torch.full((2,), 1 / temperature).log())
+        self.window, self.window_weight = window, window_weight
+        self.sharpness = nn.Parameter(torch.full((3,), 1 / temperature).log())
         # A voice one frame early or late is nearly right: the frames of camera and microphone are not in step.
         target = torch.zeros(2 * reach + 1)
         target[reach - 1 : reach + 2] = torch.tensor([0.1, 0.8, 0.1])
         self.register_buffer("target", target, persistent=False)
 
     def forward(self, lips: Tensor, voices: Tensor) -> dict[str, Tensor]:
-        """Shape: (B, P, F), (B, P, F) -> losses `loss`, `matching`, `offset`."""
-        matching_scale, offset_scale = self.sharpness.clamp(max=4.6).exp()
-        scores = agreement(lips, voices) * matching_scale
-        own = torch.arange(len(lips), device=lips.device)
-        matching = (functional.cross_entropy(scores, own) + functional.cross_entropy(scores.T, own)) / 2
+        """Shape: (B, P, F), (B, P, F) -> losses `loss`, `matching`, `offset`, `windows`."""
+        matching_scale, offset_scale, windows_scale = self.sharpness.clamp(max=4.6).exp()
+        matching = _matching(agreement(lips, voices) * matching_scale)
         offsets = offset_agreement(lips, voices, self.reach) * offset_scale
         offset = functional.cross_entropy(offsets, self.target.expand_as(offsets))
-        return {"loss": matching + self.offset_weight * offset, "matching": matching, "offset": offset}
+        short = (windows(features, self.window) for features in (lips, voices))
+        in_windows = _matching(agreement(*short) * windows_scale)
+        loss = matching + self.offset_weight * offset + self.window_weight * in_windows
+        return {"loss": loss, "matching": matching, "offset": offset, "windows": in_windows}
+
+
+def windows(features: Tensor, length: int) -> Tensor:
+    """Windows beside each other; what is left over at the ends is left out.
+
+    Shape: (B, P, F) -> (B F // length, P, length).
+    """
+    left_over = features.shape[-1] % length
+    whole = features[..., left_over // 2 : features.shape[-1] - (left_over - left_over // 2)]
+    return whole.unflatten(-1, (-1, length)).transpose(1, 2).flatten(0, 1)
+
+
+def _matching(scores: Tensor) -> Tensor:
+    """Cross-entropy of a square of scores whose diagonal is right, along rows and columns."""
+    own = torch.arange(len(scores), device=scores.device)
+    return (functional.cross_entropy(scores, own) + functional.cross_entropy(scores.T, own)) / 2

@@ -12,6 +12,8 @@ from torch.nn import functional
 
 from pipeline.draw import chance, uniform
 
+HEAD_RADIUS = 1.6  # of the cylinder that stands for a head, in halves of the picture's width
+
 
 class MouthAugment:
     """Another face, camera, light and crop, for a whole clip; and cuts, where all but the face change at once.
@@ -21,6 +23,7 @@ class MouthAugment:
 
     Args:
         rotation_deg: at most so far to either side; what lies beyond the picture is black, or repeats its edge.
+        turn_deg: the head is turned at most so far to either side.
         scale: smallest and largest magnification.
         shift_px: at most so far along each axis.
         brightness: smallest and largest gain.
@@ -39,6 +42,7 @@ class MouthAugment:
         self,
         *,
         rotation_deg: float,
+        turn_deg: float,
         scale: Sequence[float],
         shift_px: float,
         brightness: Sequence[float],
@@ -51,7 +55,8 @@ class MouthAugment:
         p_face: float,
         movement: Sequence[float],
     ) -> None:
-        self.rotation_deg, self.scale, self.shift_px = rotation_deg, tuple(scale), shift_px
+        self.rotation_deg, self.turn_deg = rotation_deg, turn_deg
+        self.scale, self.shift_px = tuple(scale), shift_px
         self.brightness, self.gamma = tuple(brightness), tuple(gamma)
         self.p_blur, self.p_cut, self.p_hold, self.p_cover, self.noise = p_blur, p_cut, p_hold, p_cover, noise
         self.p_face, self.movement = p_face, tuple(movement)
@@ -78,6 +83,7 @@ class MouthAugment:
         mirror = -1 if flip else 1
         matrix = torch.tensor([[[mirror * cos, -mirror * sin, shift[0]], [sin, cos, shift[1]]]])
         grid = functional.affine_grid(matrix, (1, 1, *frames.shape[1:]), align_corners=False)
+        grid[..., 0] = seen_when_turned(grid[..., 0], math.radians(uniform(-self.turn_deg, self.turn_deg)))
         edge = "zeros" if chance(0.5) else "border"
         frames = functional.grid_sample(frames[None], grid, padding_mode=edge, align_corners=False)
         if chance(self.p_blur):
@@ -103,6 +109,23 @@ class MouthAugment:
             start = int(uniform(0, len(frames) - 1))
             order[start : start + 1 + int(uniform(1, 4))] = order[start]
         return frames[order]
+
+
+def seen_when_turned(across: Tensor, angle: float) -> Tensor:
+    """Where in the frontal picture lies what is seen of a head that is turned about its vertical axis.
+
+    The head is a cylinder seen from far away. The middle of the picture, the mouth, stays there; what is beyond the
+    outline of the head is its outline.
+
+    Args:
+        across: horizontal places in the picture of the turned head, -1 to 1 from edge to edge.
+        angle: in radians.
+
+    Returns:
+        Places in the frontal picture, of the same shape.
+    """
+    around = torch.asin((across / HEAD_RADIUS + math.sin(angle)).clamp(-1, 1)) - angle
+    return HEAD_RADIUS * around.sin()
 
 
 class SoundAugment:

@@ -16,7 +16,7 @@ from pipeline.lipreading import LipReader, build
 from pipeline.lipreading.weights import half_precision
 from pipeline.synchrony.agreement import AgreementLoss
 from pipeline.synchrony.batches import BatchMaker
-from pipeline.synchrony.halves import LIP_FILE, SOUND_FILE
+from pipeline.synchrony.halves import LIP_FILE, SOUND_FILE, load_halves
 from pipeline.synchrony.measure import Measured
 from pipeline.synchrony.sound import SoundEncoder
 
@@ -81,6 +81,19 @@ class SynchronyTraining:
         self.val_period, self.log_step, self.max_minutes = val_period, log_step, max_minutes
         self.settings, self.step, self.trained_s = settings, 0, 0.0
         self.out.mkdir(parents=True, exist_ok=True)
+
+    def begin_with(self, folder: str | Path) -> None:
+        """Take the weights of halves that were trained before; rate and step begin anew.
+
+        Raises:
+            ValueError: they are not there, damaged or of another network.
+        """
+        reader, sound = load_halves(folder)
+        for half, of_before in ((self.reader, reader), (self.sound, sound)):
+            try:
+                half.load_state_dict(of_before.state_dict())
+            except RuntimeError as error:
+                raise ValueError(f"init_from={folder}: its halves are not of {self.network}") from error
 
     def resume(self) -> None:
         """Go on where `<out>/last.pt` stopped.

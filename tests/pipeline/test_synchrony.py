@@ -11,8 +11,14 @@ import torch
 from safetensors import safe_open
 
 from pipeline.lipreading.weights import load_network, network_of
-from pipeline.synchrony.agreement import AgreementLoss, agreement, offset_agreement, overlap_agreement
-from pipeline.synchrony.augment import MouthAugment, SoundAugment
+from pipeline.synchrony.agreement import (
+    AgreementLoss,
+    agreement,
+    offset_agreement,
+    overlap_agreement,
+    windows,
+)
+from pipeline.synchrony.augment import HEAD_RADIUS, MouthAugment, SoundAugment, seen_when_turned
 from pipeline.synchrony.batches import BatchMaker, stretch
 from pipeline.synchrony.clips import Clip, list_clips
 from pipeline.synchrony.measure import main as measure_main
@@ -24,6 +30,7 @@ from pipeline.synthetic import write_corpus
 ROOT = Path(__file__).resolve().parents[2]
 STILL = {
     "rotation_deg": 0,
+    "turn_deg": 0,
     "scale": [1, 1],
     "shift_px": 0,
     "brightness": [1, 1],
@@ -203,13 +210,50 @@ def test_clips_without_a_stretch_long_enough_are_told():
         maker(30, [35, 35], [1, 1]).make(0)
 
 
+def agreement_loss(**options):
+    return AgreementLoss(
+        **{
+            "reach": 3,
+            "offset_weight": 0.5,
+            "temperature": 0.1,
+            "window": 8,
+            "window_weight": 1.0,
+            **options,
+        }
+    )
+
+
 def test_the_loss_falls_when_the_right_ones_agree():
-    loss = AgreementLoss(reach=3, offset_weight=0.5, temperature=0.1)
+    loss = agreement_loss()
     lips = torch.randn(6, 5, 30)
     right, wrong = loss(lips, lips), loss(lips, lips.flip(0))
     assert right["matching"] < 0.1 < np.log(6) < wrong["matching"]
+    assert right["windows"] < 0.5 < np.log(18) < wrong["windows"]
     assert right["offset"] < wrong["offset"]
     assert right["loss"].requires_grad
+
+
+@pytest.mark.parametrize(("num_frames", "first", "count"), [(24, 0, 3), (31, 3, 3), (8, 0, 1), (15, 3, 1)])
+def test_windows_lie_beside_each_other_in_the_middle(num_frames, first, count):
+    features = torch.arange(2.0 * 5 * num_frames).reshape(2, 5, num_frames)
+    parts = windows(features, 8)
+    assert parts.shape == (2 * count, 5, 8)
+    for clip in range(2):
+        for number in range(count):
+            start = first + 8 * number
+            assert torch.equal(parts[clip * count + number], features[clip, :, start : start + 8])
+
+
+def test_only_windows_tell_a_clip_whose_stretches_are_put_in_another_order():
+    """Frames of all clips alike, but for what is in the windows: those of one clip change places."""
+    clip = torch.randn(5, 8)
+    lips = torch.stack([torch.cat([clip, -clip, clip.flip(1)], dim=1), torch.randn(5, 24)])
+    voices = lips.clone()
+    voices[0] = torch.cat([-clip, clip, clip.flip(1)], dim=1)
+    loss = agreement_loss()
+    assert loss(lips, voices)["windows"] > loss(lips, lips)["windows"] + 1
+    weighed = [agreement_loss(window_weight=weight)(lips, voices) for weight in (0.0, 2.0)]
+    torch.testing.assert_close(weighed[1]["loss"] - weighed[0]["loss"], 2 * weighed[0]["windows"])
 
 
 def test_a_mouth_that_nothing_is_done_to_is_at_most_mirrored():
@@ -223,15 +267,31 @@ def test_a_mouth_that_nothing_is_done_to_is_at_most_mirrored():
     assert seen == {True, False}
 
 
-@pytest.mark.parametrize("option", [{"rotation_deg": 20}, {"scale": [0.5, 2]}, {"shift_px": 20}, {"p_cut": 1.0},
-                                    {"p_blur": 1.0}, {"p_cover": 1.0}, {"noise": 20}, {"gamma": [0.3, 0.4]},
-                                    {"brightness": [0.2, 0.4]}, {"p_face": 1.0}, {"movement": [0.2, 0.4]}])  # fmt: skip
+@pytest.mark.parametrize("option", [{"rotation_deg": 20}, {"turn_deg": 45}, {"scale": [0.5, 2]}, {"shift_px": 20},
+                                    {"p_cut": 1.0}, {"p_blur": 1.0}, {"p_cover": 1.0}, {"noise": 20},
+                                    {"gamma": [0.3, 0.4]}, {"brightness": [0.2, 0.4]}, {"p_face": 1.0},
+                                    {"movement": [0.2, 0.4]}])  # fmt: skip
 def test_every_disguise_of_a_mouth_changes_it_and_stays_a_picture(option):
     option = option if "p_cut" not in option else {**option, "shift_px": 20}
     frames = torch.rand(9, 88, 88) * 255
     changed = MouthAugment(**{**STILL, **option})(frames, torch.rand(88, 88).expand(9, 88, 88) * 255)
     assert changed.shape == frames.shape and changed.min() >= 0 and changed.max() <= 255
     assert (changed - frames).abs().mean() > 1 and (changed - frames.flip(2)).abs().mean() > 1
+
+
+@pytest.mark.parametrize("degrees", [-45, -10, 0, 30])
+def test_a_turned_head_keeps_its_mouth_in_the_middle_and_shows_more_of_one_cheek(degrees):
+    angle = np.radians(degrees)
+    across = torch.linspace(-0.3, 0.3, 61)
+    source = seen_when_turned(across, angle)
+    assert source[30].abs() < 1e-6 and (source.diff() > 0).all()
+    slope = (source[31] - source[29]) / (across[31] - across[29])
+    torch.testing.assert_close(slope, torch.tensor(1 / np.cos(angle)).float(), atol=1e-2, rtol=0)
+    widths = source[30] - source[0], source[60] - source[30]
+    assert degrees == 0 or (widths[1] > widths[0]) == (degrees > 0)
+    seen = HEAD_RADIUS * ((source / HEAD_RADIUS).asin() + angle).sin()  # less where the mouth is then
+    torch.testing.assert_close(seen - seen[30], across, atol=1e-4, rtol=0)
+    assert seen_when_turned(torch.tensor([-1.0, 1.0]), angle).isfinite().all()
 
 
 def test_another_face_moves_as_the_own_one_did():
@@ -306,9 +366,24 @@ def test_the_command_learns_goes_on_and_writes_weights_that_load(corpus, tmp_pat
     assert weights.stat().st_size < 1.2e6
     reader = load_network("sync_light", weights)
     assert reader.trunk_dim == 64 and not reader.training
+    steps = ["training.total_steps=1", "training.warmup_steps=0", "optimizer.lr=0", "training.val_period=9"]
+    again = run(corpus, tmp_path / "again", f"init_from={tmp_path / 'whole'}", *steps)
+    assert again.returncode == 0, again.stderr
+    kept = [load_network("sync_light", tmp_path / name / "lips.safetensors") for name in ("whole", "again")]
+    for (name, before), after in zip(kept[0].named_parameters(), kept[1].parameters(), strict=True):
+        assert torch.equal(before, after), name
     options = ["--root", str(corpus), "--part", "val", "--speakers", str(corpus / "utterances.csv")]
     assert measure_main([*options, "--run", str(tmp_path / "whole"), "--frames", "40"]) == 0
     assert measure_main([*options, "--run", str(tmp_path)]) == 2
+
+
+def test_weights_to_begin_with_that_do_not_fit_are_told(corpus, tmp_path):
+    absent = run(corpus, tmp_path / "out", f"init_from={tmp_path / 'nothing'}", "training.total_steps=1")
+    assert absent.returncode == 2 and "nothing" in absent.stderr and "Traceback" not in absent.stderr
+    other = run(
+        corpus, tmp_path / "out", "init_from=weights", "network=lrw_snv05x_tcn1x", "training.total_steps=1"
+    )
+    assert other.returncode == 2 and "not of lrw_snv05x_tcn1x" in other.stderr, other.stderr
 
 
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(corpus, tmp_path):
