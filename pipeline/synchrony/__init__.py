@@ -2,6 +2,7 @@
 
     python -m pipeline.synchrony root=DIR                        # train on DIR/mouths and DIR/audio/train
     python -m pipeline.synchrony.measure --root DIR --part test --run saved/lip_encoder
+    python -m pipeline.synchrony.mean --run saved/lip_encoder --other weights --out OUT  # of weights with init_from
 
 No word is labelled: mouths and voices that belong together teach it. Lips of an utterance must agree with its own
 voice better than with the voices of others, of the same speaker, and of the same clip at another offset. No stretch of

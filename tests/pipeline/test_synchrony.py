@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
-from pipeline.lipreading.weights import load_network, network_of
+from pipeline.lipreading import build
+from pipeline.lipreading.weights import half_precision, load_network, network_of
 from pipeline.synchrony.agreement import (
     AgreementLoss,
     agreement,
@@ -21,6 +23,8 @@ from pipeline.synchrony.agreement import (
 from pipeline.synchrony.augment import HEAD_RADIUS, MouthAugment, SoundAugment, seen_when_turned
 from pipeline.synchrony.batches import BatchMaker, stretch
 from pipeline.synchrony.clips import Clip, list_clips
+from pipeline.synchrony.halves import load_halves, sound_of
+from pipeline.synchrony.mean import main as mean_main
 from pipeline.synchrony.measure import main as measure_main
 from pipeline.synchrony.measure import measure
 from pipeline.synchrony.shots import shots
@@ -375,6 +379,35 @@ def test_the_command_learns_goes_on_and_writes_weights_that_load(corpus, tmp_pat
     options = ["--root", str(corpus), "--part", "val", "--speakers", str(corpus / "utterances.csv")]
     assert measure_main([*options, "--run", str(tmp_path / "whole"), "--frames", "40"]) == 0
     assert measure_main([*options, "--run", str(tmp_path)]) == 2
+
+
+def write_halves(folder, seed, network="sync_light"):
+    torch.manual_seed(seed)
+    folder.mkdir()
+    reader = build(network)
+    about = {"network": network, "seed": str(seed)}
+    for name, half in (("lips", reader), ("sound", SoundEncoder(reader.trunk_dim))):
+        save_file(half_precision(half.state_dict()), folder / f"{name}.safetensors", metadata=about)
+    return folder
+
+
+def test_the_mean_of_two_encoders_is_one_that_loads(tmp_path, capsys):
+    first, second = (write_halves(tmp_path / str(seed), seed) for seed in (1, 2))
+    options = ["--run", str(first), "--other", str(second), "--out", str(tmp_path / "mean")]
+    assert mean_main([*options, "--share", "0.75"]) == 0
+    for half in range(2):
+        own, other, mean = (
+            dict(load_halves(folder)[half].named_parameters())
+            for folder in (first, second, tmp_path / "mean")
+        )
+        for name, weight in mean.items():
+            torch.testing.assert_close(weight, 0.75 * own[name] + 0.25 * other[name], atol=1e-3, rtol=1e-3)
+    assert sound_of(tmp_path / "mean" / "lips.safetensors") is not None
+    assert mean_main([*options, "--share", "2"]) == 2 and "0 to 1" in capsys.readouterr().err
+    assert mean_main(["--run", str(first), "--other", str(tmp_path / "none"), "--out", str(tmp_path)]) == 2
+    words = write_halves(tmp_path / "words", 1, "lrw_snv05x_tcn1x")
+    assert mean_main(["--run", str(first), "--other", str(words), "--out", str(tmp_path)]) == 2
+    assert "lrw_snv05x_tcn1x" in capsys.readouterr().err
 
 
 def test_weights_to_begin_with_that_do_not_fit_are_told(corpus, tmp_path):
