@@ -63,12 +63,17 @@ class AgreementLoss(nn.Module):
         temperature: initial; agreement is divided by it. All three are learnt.
         window: length of the windows in frames.
         window_weight: of the windows beside the matching.
+
+    Raises:
+        ValueError: a window has no frames; later, it is longer than the clips.
     """
 
     def __init__(
         self, *, reach: int, offset_weight: float, temperature: float, window: int, window_weight: float
     ) -> None:
         super().__init__()
+        if window < 1:
+            raise ValueError(f"loss.window={window}: must be 1 frame or more")
         self.reach, self.offset_weight = reach, offset_weight
         self.window, self.window_weight = window, window_weight
         self.sharpness = nn.Parameter(torch.full((3,), 1 / temperature).log())
@@ -79,6 +84,10 @@ class AgreementLoss(nn.Module):
 
     def forward(self, lips: Tensor, voices: Tensor) -> dict[str, Tensor]:
         """Shape: (B, P, F), (B, P, F) -> losses `loss`, `matching`, `offset`, `windows`."""
+        if lips.shape[-1] < self.window:
+            raise ValueError(
+                f"loss.window={self.window} is longer than the {lips.shape[-1]} frames of a clip: raise batches.frames"
+            )
         matching_scale, offset_scale, windows_scale = self.sharpness.clamp(max=4.6).exp()
         matching = _matching(agreement(lips, voices) * matching_scale)
         offsets = offset_agreement(lips, voices, self.reach) * offset_scale

@@ -248,6 +248,13 @@ def test_windows_lie_beside_each_other_in_the_middle(num_frames, first, count):
             assert torch.equal(parts[clip * count + number], features[clip, :, start : start + 8])
 
 
+def test_windows_that_cannot_be_are_told():
+    with pytest.raises(ValueError, match=r"loss\.window=0"):
+        agreement_loss(window=0)
+    with pytest.raises(ValueError, match=r"31 is longer than the 30 frames of a clip: raise batches\.frames"):
+        agreement_loss(window=31)(torch.randn(6, 5, 30), torch.randn(6, 5, 30))
+
+
 def test_only_windows_tell_a_clip_whose_stretches_are_put_in_another_order():
     """Frames of all clips alike, but for what is in the windows: those of one clip change places."""
     clip = torch.randn(5, 8)
