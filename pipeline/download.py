@@ -92,17 +92,17 @@ OURS = {
     "lips": Ours(
         "lips.safetensors",
         "lip encoder sync_light",
-        "6a47e5aa132747d76fced9646f8f858faa59412d3eb0443c358c283a8e5c752d",
+        "f0011a43ad62ebfceb2507337b5a2b56b18cc3c2cb2bd41da663cb7773278068",
     ),
     "sound": Ours(
         "sound.safetensors",
         "its other half, for voices",
-        "a2fc770bbdfe3e3091683ca01e52207ff38cf7ec7aa0b8acfda7a124e5eac14a",
+        "883b7f31bf46a6a44da9e3aa9030cdb19eb73db9a149a76de874f00da28adc08",
     ),
     "small": Ours(
         "small.safetensors",
         "separator on sync_light",
-        "31cc58d8b64f0c7f53d86d3c14b3cad71214c69747b7172b4769004560d477cb",
+        "e243385309941e5fad2b8118e292de1ac810725de374d211fe0145e9644ba82e",
     ),
 }
 
