@@ -25,7 +25,7 @@ def mean(run: Path, other: Path, share: float, out: Path) -> None:
         out: folder to write to.
 
     Raises:
-        ValueError: the share is none, a file cannot be read, or the two are not of one network.
+        ValueError: there is no such share, a file cannot be read, or the two are not of one network.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"--share {share}: must be 0 to 1")
@@ -41,7 +41,10 @@ def mean(run: Path, other: Path, share: float, out: Path) -> None:
             for key, value in of_run.items()
         }
         with safe_open(run / name, framework="pt") as file:
-            save_file(half_precision(weights), out / name, metadata=file.metadata())
+            about = file.metadata()
+        partial = out / f"{name}.part"  # the file may be one of those read from
+        save_file(half_precision(weights), partial, metadata=about)
+        partial.replace(out / name)
 
 
 def main(arguments: list[str] | None = None) -> int:

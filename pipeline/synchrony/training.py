@@ -112,7 +112,12 @@ class SynchronyTraining:
             raise ValueError(
                 f"{path}: is a run of {state.get('schedule')}: go on with these, or begin another with out=DIR"
             )
-        self.halves.load_state_dict(state["halves"])
+        try:
+            self.halves.load_state_dict(state["halves"])
+        except RuntimeError as error:  # another version's loss
+            raise ValueError(
+                f"{path}: cannot be gone on with by this version; begin another with out=DIR init_from={self.out}"
+            ) from error
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.step, self.trained_s = state["step"], state["trained_s"]

@@ -410,6 +410,12 @@ def test_the_mean_of_two_encoders_is_one_that_loads(tmp_path, capsys):
         for name, weight in mean.items():
             torch.testing.assert_close(weight, 0.75 * own[name] + 0.25 * other[name], atol=1e-3, rtol=1e-3)
     assert sound_of(tmp_path / "mean" / "lips.safetensors") is not None
+    of_mean = load_halves(tmp_path / "mean")[0].state_dict()
+    assert (
+        mean_main(["--run", str(first), "--other", str(second), "--share", "0.75", "--out", str(second)]) == 0
+    )
+    in_place = load_halves(second)[0].state_dict()
+    assert all(torch.equal(weight, in_place[name]) for name, weight in of_mean.items())
     assert mean_main([*options, "--share", "2"]) == 2 and "0 to 1" in capsys.readouterr().err
     assert mean_main(["--run", str(first), "--other", str(tmp_path / "none"), "--out", str(tmp_path)]) == 2
     words = write_halves(tmp_path / "words", 1, "lrw_snv05x_tcn1x")
@@ -436,6 +442,12 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(corpus, tmp_path):
     assert longer.returncode == 2 and "'total_steps': 4" in longer.stderr
     again = run(corpus, tmp_path / "parts", *common)
     assert again.returncode == 2 and "resume=true" in again.stderr
+    state = torch.load(tmp_path / "parts" / "last.pt", weights_only=True)
+    state["halves"]["loss.sharpness"] = state["halves"]["loss.sharpness"][:2]
+    (tmp_path / "before").mkdir()
+    torch.save(state, tmp_path / "before" / "last.pt")
+    earlier = run(corpus, tmp_path / "before", *common, "resume=true")
+    assert earlier.returncode == 2 and "init_from=" in earlier.stderr and "Traceback" not in earlier.stderr
     second = run(corpus, tmp_path / "parts", *common, "resume=true")
     assert "done after 4 steps" in second.stdout, second.stderr
     states = [
