@@ -37,6 +37,11 @@ def build_model(config: DictConfig, fits_lips: bool, logger: Logger) -> nn.Modul
             logger.info(f"Begins with {named}; new are {', '.join(new) or 'no weights'}")
             # Weights that were trained on a map of the same lips go with that map and no other.
             fits_lips = fits_lips and (MAP_OF_LIPS in new or not _same_lips(path, config.cache))
+            if fits_lips and MAP_OF_LIPS not in new:
+                logger.warning(
+                    f"{named} was trained on other lips than those of {config.cache}: what reads them has to be learnt "
+                    "anew, unless `python -m src.trainer.other_lips` carries it over"
+                )
         if fits_lips:
             speakers = config.datasets.get("train", {}).get("speakers")
             fit_lips(model, config.datasets.root, config.cache, speakers)

@@ -193,7 +193,7 @@ def test_lips_can_begin_with_what_was_learnt_without_them(work):
     assert wrong.returncode == 2, wrong.stderr
 
 
-def test_weights_to_begin_with_bring_their_map_of_the_lips(work, tmp_path):
+def test_weights_to_begin_with_bring_their_map_of_the_lips(work, tmp_path, caplog):
     """What was trained on one map of the lips is lost on another; lips of another front-end need a map of their own."""
     options = [
         f"datasets.root={work / 'corpus'}",
@@ -209,7 +209,7 @@ def test_weights_to_begin_with_bring_their_map_of_the_lips(work, tmp_path):
     front_end = FeatureCache(work / "mouths.h5").identity
     weights = {**model.state_dict(), "lips.synchrony": 2 * fitted}
     plain = OmegaConf.to_container(config, resolve=True)
-    maps = {}
+    maps, warned = {}, {}
     for name, digest in (("same", front_end["weights_sha256"]), ("other", "0" * 64)):
         content = {
             "state_dict": weights,
@@ -218,6 +218,9 @@ def test_weights_to_begin_with_bring_their_map_of_the_lips(work, tmp_path):
         }
         save_checkpoint(tmp_path / name / "best.pt", content)
         config.trainer.init_from = str(tmp_path / name)
+        caplog.clear()
         maps[name] = build_model(config, True, logging.getLogger()).lips.synchrony
+        warned[name] = "src.trainer.other_lips" in caplog.text
+    assert warned == {"same": False, "other": True}
     assert torch.equal(maps["same"], 2 * fitted)
     torch.testing.assert_close(maps["other"], fitted)
