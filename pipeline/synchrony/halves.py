@@ -1,15 +1,33 @@
 """The two halves of a lip encoder as files: mouths in `lips.safetensors`, voices in `sound.safetensors` beside it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from pipeline.lipreading import LipReader
-from pipeline.lipreading.weights import WeightsError, load_network, network_of
+from pipeline.lipreading.weights import WeightsError, half_precision, load_network, network_of
 from pipeline.synchrony.sound import SoundEncoder
 
 LIP_FILE, SOUND_FILE = "lips.safetensors", "sound.safetensors"
+
+
+def save_halves(
+    folder: Path, lips: Mapping[str, Tensor], sound: Mapping[str, Tensor], about: dict[str, str] | None
+) -> None:
+    """Write both halves in half precision, each at once.
+
+    Args:
+        folder: that lies there; files in it are replaced.
+        lips, sound: state dicts.
+        about: what is recorded with both, if anything.
+    """
+    for name, state in ((LIP_FILE, lips), (SOUND_FILE, sound)):
+        partial = folder / f"{name}.part"
+        save_file(half_precision(state), partial, metadata=about)
+        partial.replace(folder / name)
 
 
 def load_halves(folder: str | Path) -> tuple[LipReader, SoundEncoder]:
@@ -48,11 +66,11 @@ def load_sound(path: str | Path, dim: int) -> SoundEncoder:
 def sound_of(lips: Path) -> Path | None:
     """The file of the voices' half that was trained with a file of the mouths' half; None where it is not beside it."""
     sound = lips.with_name(SOUND_FILE)
-    together = lips.name == LIP_FILE and sound.is_file() and _made_as(lips) == _made_as(sound)
+    together = lips.name == LIP_FILE and sound.is_file() and made_as(lips) == made_as(sound)
     return sound if together else None
 
 
-def _made_as(path: Path) -> dict[str, str] | None:
+def made_as(path: Path) -> dict[str, str] | None:
     """What the training wrote of itself into both halves.
 
     Raises:

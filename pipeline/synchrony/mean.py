@@ -9,11 +9,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
-
-from pipeline.lipreading.weights import WeightsError, half_precision
-from pipeline.synchrony.halves import LIP_FILE, SOUND_FILE, load_halves
+from pipeline.lipreading.weights import WeightsError
+from pipeline.synchrony.halves import LIP_FILE, SOUND_FILE, load_halves, made_as, save_halves
 
 
 def mean(run: Path, other: Path, share: float, out: Path) -> None:
@@ -29,22 +26,19 @@ def mean(run: Path, other: Path, share: float, out: Path) -> None:
     """
     if not 0 <= share <= 1:
         raise ValueError(f"--share {share}: must be 0 to 1")
-    if (first := load_halves(run)[0].name) != (second := load_halves(other)[0].name):
+    halves, others = load_halves(run), load_halves(other)
+    if (first := halves[0].name) != (second := others[0].name):
         raise WeightsError(f"{run} is of the network {first}, {other} of {second}: no mean makes sense")
+    means = []
+    for half, of_other in zip(halves, (half.state_dict() for half in others)):
+        means.append(
+            {
+                key: share * value + (1 - share) * of_other[key] if value.is_floating_point() else value
+                for key, value in half.state_dict().items()
+            }
+        )
     out.mkdir(parents=True, exist_ok=True)
-    for name in (LIP_FILE, SOUND_FILE):
-        of_run, of_other = load_file(run / name), load_file(other / name)
-        weights = {
-            key: share * value.float() + (1 - share) * of_other[key].float()
-            if value.is_floating_point()
-            else value
-            for key, value in of_run.items()
-        }
-        with safe_open(run / name, framework="pt") as file:
-            about = file.metadata()
-        partial = out / f"{name}.part"  # the file may be one of those read from
-        save_file(half_precision(weights), partial, metadata=about)
-        partial.replace(out / name)
+    save_halves(out, *means, made_as(run / LIP_FILE))
 
 
 def main(arguments: list[str] | None = None) -> int:

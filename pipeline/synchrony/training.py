@@ -8,15 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
 from pipeline.lipreading import LipReader, build
-from pipeline.lipreading.weights import half_precision
 from pipeline.synchrony.agreement import AgreementLoss
 from pipeline.synchrony.batches import BatchMaker
-from pipeline.synchrony.halves import LIP_FILE, SOUND_FILE, load_halves
+from pipeline.synchrony.halves import load_halves, save_halves
 from pipeline.synchrony.measure import Measured
 from pipeline.synchrony.sound import SoundEncoder
 
@@ -89,11 +87,10 @@ class SynchronyTraining:
             ValueError: they are not there, damaged or of another network.
         """
         reader, sound = load_halves(folder)
-        for half, of_before in ((self.reader, reader), (self.sound, sound)):
-            try:
-                half.load_state_dict(of_before.state_dict())
-            except RuntimeError as error:
-                raise ValueError(f"init_from={folder}: its halves are not of {self.network}") from error
+        if reader.name != self.network:
+            raise ValueError(f"init_from={folder}: is of the network {reader.name}, not of {self.network}")
+        self.reader.load_state_dict(reader.state_dict())
+        self.sound.load_state_dict(sound.state_dict())
 
     def resume(self) -> None:
         """Go on where `<out>/last.pt` stopped.
@@ -191,7 +188,4 @@ class SynchronyTraining:
         torch.save(state, partial)
         partial.replace(self.out / STATE_FILE)
         about = {**self.settings, "kind": KIND, "network": self.network, "steps": str(self.step)}
-        for name, half in ((LIP_FILE, self.reader), (SOUND_FILE, self.sound)):
-            partial = self.out / f"{name}.part"
-            save_file(half_precision(half.state_dict()), partial, metadata=about)
-            partial.replace(self.out / name)
+        save_halves(self.out, self.reader.state_dict(), self.sound.state_dict(), about)

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from pipeline.lipreading import build
-from pipeline.lipreading.weights import half_precision, load_network, network_of
+from pipeline.lipreading.weights import load_network, network_of
 from pipeline.synchrony.agreement import (
     AgreementLoss,
     agreement,
@@ -23,7 +22,7 @@ from pipeline.synchrony.agreement import (
 from pipeline.synchrony.augment import HEAD_RADIUS, MouthAugment, SoundAugment, seen_when_turned
 from pipeline.synchrony.batches import BatchMaker, stretch
 from pipeline.synchrony.clips import Clip, list_clips
-from pipeline.synchrony.halves import load_halves, sound_of
+from pipeline.synchrony.halves import load_halves, save_halves, sound_of
 from pipeline.synchrony.mean import main as mean_main
 from pipeline.synchrony.measure import main as measure_main
 from pipeline.synchrony.measure import measure
@@ -393,8 +392,7 @@ def write_halves(folder, seed, network="sync_light"):
     folder.mkdir()
     reader = build(network)
     about = {"network": network, "seed": str(seed)}
-    for name, half in (("lips", reader), ("sound", SoundEncoder(reader.trunk_dim))):
-        save_file(half_precision(half.state_dict()), folder / f"{name}.safetensors", metadata=about)
+    save_halves(folder, reader.state_dict(), SoundEncoder(reader.trunk_dim).state_dict(), about)
     return folder
 
 
