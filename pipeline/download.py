@@ -102,7 +102,7 @@ OURS = {
     "small": Ours(
         "small.safetensors",
         "separator on sync_light",
-        "e243385309941e5fad2b8118e292de1ac810725de374d211fe0145e9644ba82e",
+        "94d7fa106b0f407b36fb49264d5b02e6d49c2077bd7192f439b17921f137ccbd",
     ),
 }
 
