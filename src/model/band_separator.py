@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from src.model.blocks.absent_lips import AbsentLips
 from src.model.blocks.band_split import BandDecoder, BandEncoder
-from src.model.blocks.lip_fusion import LipEncoder
+from src.model.blocks.lip_fusion import SAMPLES_PER_VIDEO_FRAME, LipEncoder
 from src.model.blocks.lip_matching import LipMatching
 from src.model.blocks.lip_tracking import LipTracking
 from src.model.blocks.repeat_gate import RepeatGate
@@ -200,6 +200,13 @@ class BandSeparator(nn.Module):
             for _ in range(1 + complex_masks)
         ]
         self.decoder, self.imaginary = decoders[0], decoders[1] if complex_masks else None
+
+    @property
+    def weighed_frames(self) -> int:
+        """Whole video frames that lips may be out of step by, since lags are weighed; 0 takes them as they are."""
+        if not (self.visual_dim and self.anonymous_blocks):
+            return 0
+        return self.matching.max_lag * self.matching.step * self.stft.hop // SAMPLES_PER_VIDEO_FRAME
 
     @staticmethod
     def features(spectrum: Tensor) -> Tensor:

@@ -60,7 +60,8 @@ class Inferencer:
         metrics: computed where there is truth. They must not permute: the order is settled here.
         window_s: length of a window; null separates every recording at once, in memory that grows with it.
         overlap_s: least overlap of neighbouring windows, at most half a window.
-        shifts: passes over each window, delayed by some milliseconds, whose mean is taken, see `shifted_passes`.
+        shifts: passes over each window whose mean is taken, the mixture delayed and the lips moved, see
+            `shifted_passes`.
         batch_size: windows of equal length that run together.
         output_format: `auto` writes as the mixture is (mp3 is lossy), `wav` or `flac` always that.
         jobs: processes that compute metrics, -1 for all cores.

@@ -2,8 +2,9 @@
 
 What falls between two STFT frames in one pass falls into the middle of a frame in another, so that the errors of the
 passes differ: the "shift trick" of Défossez et al., "Music Source Separation in the Waveform Domain", 2019, sec. 4.3.
+Lips are moved as well where the separator weighs lags itself: a video frame late in one pass and early in another.
 
-Axes: B batch, S = 2 voices, T samples at 16 kHz.
+Axes: B batch, S = 2 voices, T samples at 16 kHz, F video frames, D lip embedding.
 """
 
 from collections.abc import Mapping
@@ -24,6 +25,13 @@ def delays(shifts: int) -> list[int]:
     return [round(number * _GOLDEN_RATIO % 1 * _LONGEST) for number in range(shifts)]
 
 
+def lip_lags(shifts: int, weighed_frames: int) -> list[int]:
+    """Video frames that the lips come late by in each pass: one to minus one, if the separator weighs such lags."""
+    if shifts == 1 or weighed_frames < 1:
+        return [0] * shifts
+    return [round(1 - 2 * number / (shifts - 1)) for number in range(shifts)]
+
+
 class Separated(NamedTuple):
     """Mean of the passes.
 
@@ -40,16 +48,20 @@ class Separated(NamedTuple):
 def separate_shifted(model: nn.Module, batch: Mapping[str, Any], shifts: int) -> Separated:
     """Mean estimates of a separator over delayed passes.
 
-    The order of the voices is that of the first pass: where no lips tell it, each pass has one of its own.
+    Where passes have the voices in different orders, those that are surer of the lips decide; where no lips tell the
+    order, the first pass does.
 
     Args:
-        model: called with the batch.
-        batch: `mix` (B, T), `lengths` (B,), and what else the model takes.
+        model: called with the batch. Where it has `weighed_frames`, lips are moved by a frame if that is 1 or more.
+        batch: `mix` (B, T), `lengths` (B,), `visual` (B, S, F, D) where there are lips, and what else the model takes.
         shifts: number of passes; 1 is the model as it is.
     """
+    weighed_frames = getattr(model, "weighed_frames", 0)
     passes, orders = [], []
-    for delay in delays(shifts):
+    for delay, lag in zip(delays(shifts), lip_lags(shifts, weighed_frames)):
         delayed = {"mix": functional.pad(batch["mix"], (delay, 0)), "lengths": batch["lengths"] + delay}
+        if lag and batch.get("visual") is not None:
+            delayed["visual"] = _late(batch["visual"], lag)
         outputs = model(**{**batch, **delayed})
         estimates = outputs["estimates"][..., delay:].float().cpu()
         first = passes[0] if passes else estimates
@@ -58,4 +70,15 @@ def separate_shifted(model: nn.Module, batch: Mapping[str, Any], shifts: int) ->
         if "order" in outputs:
             certainty = outputs["order"].float().abs().cpu()
             orders.append(torch.where(exchanged, -certainty, certainty))
-    return Separated(sum(passes) / shifts, sum(orders) / shifts if orders else None)
+    estimates = sum(passes) / shifts
+    if not orders:
+        return Separated(estimates, None)
+    order = sum(orders) / shifts
+    return Separated(estimates.flip(1).where((order < 0)[:, None, None], estimates), order.abs())
+
+
+def _late(visual: Tensor, lag: int) -> Tensor:
+    """Lips so many frames later, edge frames held. Shape: (B, S, F, D) -> the same."""
+    num_frames = visual.shape[2]
+    frames = torch.arange(num_frames, device=visual.device) - lag
+    return visual[:, :, frames.clamp(0, max(0, num_frames - 1))]

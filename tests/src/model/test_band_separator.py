@@ -203,6 +203,21 @@ def test_audio_only_reports_that_no_lips_were_used():
     assert not small(visual_dim=0)(mixture(1, 8000), lips(), mask)["visual_mask"].any()
 
 
+@pytest.mark.parametrize(
+    ("options", "weighed_frames"),
+    [
+        ({"max_lag": 6}, 2),  # 96 ms
+        ({"max_lag": 6, "hop": 128}, 1),
+        ({"max_lag": 6, "hop": 128, "matching_step": 2}, 2),
+        ({"max_lag": 0}, 0),
+        ({"max_lag": 6, "anonymous_blocks": 0}, 0),
+        ({"max_lag": 6, "visual_dim": 0}, 0),
+    ],
+)
+def test_weighed_lags_in_whole_video_frames(options, weighed_frames):
+    assert small(**options).weighed_frames == weighed_frames
+
+
 @pytest.mark.parametrize("visual_dim", [512, 1024])
 @pytest.mark.parametrize(
     ("name", "parameters", "macs"), [("tiny", 0.5e6, 1e9), ("small", 1e6, 4e9), ("base", 3e6, 12e9)]

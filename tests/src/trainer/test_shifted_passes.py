@@ -1,11 +1,11 @@
-"""The mean of passes over a delayed mixture."""
+"""The mean of passes over a delayed mixture, with lips that are moved as well."""
 
 import pytest
 import torch
 from torch import nn
 
 from src.model import BandSeparator
-from src.trainer.shifted_passes import delays, separate_shifted
+from src.trainer.shifted_passes import delays, lip_lags, separate_shifted
 
 
 def batch(num_samples=8000):
@@ -66,3 +66,60 @@ def test_voices_of_no_order_are_not_mixed_up_again():
     estimates = separate_shifted(Shuffled(), given, 5).estimates
     torch.testing.assert_close(estimates.sum(1), given["mix"])
     assert torch.equal(estimates.amax(2) > 1e-6, estimates.amin(2) > -1e-6)  # each is one of the two parts
+
+
+class Watched(nn.Module):
+    """Notes the lips of every pass."""
+
+    def __init__(self, weighed_frames):
+        super().__init__()
+        self.seen = []
+        if weighed_frames is not None:
+            self.weighed_frames = weighed_frames
+
+    def forward(self, mix, visual, **_):
+        self.seen.append(visual[0, 0, :, 0].tolist())
+        return {"estimates": torch.stack([mix, mix], dim=1)}
+
+
+def test_lips_come_late_and_early_where_lags_are_weighed():
+    given = batch() | {"visual": torch.arange(4.0)[None, None, :, None].expand(3, 2, 4, 5)}
+    as_they_are, late, early = [0, 1, 2, 3], [0, 0, 1, 2], [1, 2, 3, 3]
+    for weighed_frames, shifts, seen in (
+        (2, 1, [as_they_are]),
+        (2, 2, [late, early]),
+        (1, 3, [late, as_they_are, early]),
+        (0, 2, [as_they_are, as_they_are]),
+        (None, 2, [as_they_are, as_they_are]),
+    ):
+        model = Watched(weighed_frames)
+        separate_shifted(model, given, shifts)
+        assert model.seen == seen, (weighed_frames, shifts)
+
+
+def test_lip_lags_cancel():
+    assert [sum(lip_lags(shifts, 2)) for shifts in range(1, 9)] == [0] * 8
+
+
+class Wavering(nn.Module):
+    """Two parts of the mixture, in the second pass in the other order, each pass with odds of its own."""
+
+    def __init__(self, odds):
+        super().__init__()
+        self.odds = list(odds)
+
+    def forward(self, mix, **_):
+        voices = torch.stack([mix.clamp(min=0), mix.clamp(max=0)], dim=1)
+        odds = self.odds.pop(0)
+        return {
+            "estimates": voices.flip(1) if not self.odds else voices,
+            "order": torch.full((len(mix),), odds),
+        }
+
+
+@pytest.mark.parametrize(("odds", "kept"), [((3.0, -1.0), True), ((1.0, 3.0), False), ((-1.0, -3.0), False)])
+def test_the_surer_pass_decides_on_the_order(odds, kept):
+    given = batch()
+    estimates, order = separate_shifted(Wavering(odds), given, 2)
+    assert torch.equal((estimates[:, 0] >= 0).all(1), torch.full((3,), kept))
+    torch.testing.assert_close(order, torch.ones(3))
