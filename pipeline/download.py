@@ -102,7 +102,7 @@ OURS = {
     "small": Ours(
         "small.safetensors",
         "separator on sync_light",
-        "94d7fa106b0f407b36fb49264d5b02e6d49c2077bd7192f439b17921f137ccbd",
+        "e7bbd4cd85793bc2ced42889e9f2d4e003941448137337f8a8a6c7aa0c39def4",
     ),
 }
 

@@ -23,7 +23,7 @@ from src.trainer.separator import SHIPPED, Separator
 # Fitted on mixtures of validation faces and on the embedded synthetic corpus, see weights/README.md.
 _REACH = 2  # frames that lips may be out of step with the voice
 _COST_OF_A_FRAME = 0.03  # of such a lag, in agreement
-_WEIGHT_OF_LOG_ODDS = 0.05  # agreement over two seconds that one unit of the separator's log odds is worth
+_WEIGHT_OF_LOG_ODDS = 0.1  # agreement over two seconds that one unit of the separator's log odds is worth
 _FITTED_FRAMES = 50
 _LEAST_FRAMES = 25  # a second: less says too little
 _LEVEL = 0.17  # RMS of a mixture whose voices are as loud as those that the encoder was trained on
