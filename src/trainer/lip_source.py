@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from pipeline.cache import IDENTITY_KEYS, FeatureCache
 from pipeline.frontend import FrontEnd
+from pipeline.interpolation import late
 from pipeline.lipreading.weights import file_digest
 from pipeline.mouths import PREPROCESSING_VERSION, MouthError
 from src.datasets.lips import ComputedLips
@@ -87,13 +89,10 @@ class LipSource:
             lips.embeddings[1 if self._use == "first" else 0] = None
         if self._shift_frames:
             lips.embeddings = [
-                None if embedding is None else self._shifted(embedding) for embedding in lips.embeddings
+                None if embedding is None else late(torch.from_numpy(embedding), self._shift_frames).numpy()
+                for embedding in lips.embeddings
             ]
         return lips
-
-    def _shifted(self, embedding: np.ndarray) -> np.ndarray:
-        last = len(embedding) - 1
-        return embedding[np.clip(np.arange(len(embedding)) - self._shift_frames, 0, last)]
 
     def _load(self, speaker_id: str, mouth: str | None) -> np.ndarray | None:
         known = self._cache is not None and speaker_id in self._cache and speaker_id not in self._stale

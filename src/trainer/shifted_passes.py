@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.interpolation import late
 from src.trainer.windowing import is_swapped
 
 _LONGEST = 256  # samples, the hop of our models: 16 ms, of which lips at 25 fps take no notice
@@ -61,7 +62,7 @@ def separate_shifted(model: nn.Module, batch: Mapping[str, Any], shifts: int) ->
     for delay, lag in zip(delays(shifts), lip_lags(shifts, weighed_frames)):
         delayed = {"mix": functional.pad(batch["mix"], (delay, 0)), "lengths": batch["lengths"] + delay}
         if lag and batch.get("visual") is not None:
-            delayed["visual"] = _late(batch["visual"], lag)
+            delayed["visual"] = late(batch["visual"], lag, dim=2)
         outputs = model(**{**batch, **delayed})
         estimates = outputs["estimates"][..., delay:].float().cpu()
         first = passes[0] if passes else estimates
@@ -75,10 +76,3 @@ def separate_shifted(model: nn.Module, batch: Mapping[str, Any], shifts: int) ->
         return Separated(estimates, None)
     order = sum(orders) / shifts
     return Separated(estimates.flip(1).where((order < 0)[:, None, None], estimates), order.abs())
-
-
-def _late(visual: Tensor, lag: int) -> Tensor:
-    """Lips so many frames later, edge frames held. Shape: (B, S, F, D) -> the same."""
-    num_frames = visual.shape[2]
-    frames = torch.arange(num_frames, device=visual.device) - lag
-    return visual[:, :, frames.clamp(0, max(0, num_frames - 1))]

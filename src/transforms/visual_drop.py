@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from pipeline.draw import chance, checked_probability, checked_range, integer
+from pipeline.interpolation import late
 
 
 class FrameDrop:
@@ -79,11 +80,10 @@ class FrameShift:
         """Return the item with ``visual`` (S, F, D) shifted along F; without lips as it is."""
         if "visual" not in item or not chance(self._p):
             return item
-        num_frames = item["visual"].shape[1]
         shifted = []
         for lips in item["visual"]:
             shift = self._first + integer(self._last - self._first + 1)
-            shifted.append(lips[(torch.arange(num_frames) - shift).clamp(0, num_frames - 1)])
+            shifted.append(late(lips, shift))
         return {**item, "visual": torch.stack(shifted)}
 
 

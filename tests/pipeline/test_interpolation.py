@@ -1,10 +1,10 @@
-"""Values between frames against `numpy.interp`."""
+"""Values between frames against `numpy.interp`, and frames that come later."""
 
 import numpy as np
 import pytest
 import torch
 
-from pipeline.interpolation import between_frames
+from pipeline.interpolation import between_frames, late
 
 
 @pytest.mark.parametrize("dim", [0, 1, 2])
@@ -32,3 +32,16 @@ def test_one_frame_is_held():
     torch.testing.assert_close(
         between_frames(torch.tensor([3.0]), torch.tensor([-1.0, 0.4])), torch.full((2,), 3.0)
     )
+
+
+@pytest.mark.parametrize(("lag", "seen"), [(0, "0123"), (1, "0012"), (-2, "2333"), (9, "0000"), (-9, "3333")])
+def test_late_frames_hold_the_ends_and_keep_their_type(lag, seen):
+    frames = torch.arange(4, dtype=torch.uint8).expand(2, 4)
+    moved = late(frames, lag, dim=1)
+    assert moved.dtype == torch.uint8
+    assert moved.tolist() == [[int(frame) for frame in seen]] * 2
+    assert torch.equal(late(frames.T, lag), moved.T)
+
+
+def test_no_frames_stay_none():
+    assert late(torch.zeros(3, 0, 2), 1, dim=1).shape == (3, 0, 2)
