@@ -2,7 +2,7 @@
 
 STFT -> band split -> shared audio blocks -> anonymous voice blocks -> matching of voices to lips -> voice blocks cued
 by lips, with exchange, in one round or more -> mask per voice under mixture consistency -> inverse STFT. In some of the
-voice blocks frames attend to each other.
+voice blocks frames attend to each other. Another pass may refine the estimates of an earlier one.
 
 Axes: B batch, S = 2 voices, T samples, F video frames, D lip embedding, N STFT frames, Q bins, K bands,
 C channels.
@@ -16,6 +16,7 @@ from src.model.blocks.band_split import BandDecoder, BandEncoder
 from src.model.blocks.lip_fusion import SAMPLES_PER_VIDEO_FRAME, LipEncoder
 from src.model.blocks.lip_matching import LipMatching
 from src.model.blocks.lip_tracking import LipTracking
+from src.model.blocks.refinement import Refinement
 from src.model.blocks.repeat_gate import RepeatGate
 from src.model.blocks.stft import Stft
 from src.model.blocks.time_frequency import SpeakerExchange, TimeFrequencyBlock
@@ -26,6 +27,7 @@ FUSIONS = ("scale_shift", "shift")
 # Voices are tracked over stretches of these lengths, each with its weight before training. The longest is all there is
 # in mixtures of 2 s, and keeps longer ones from differing.
 STRETCHES_MS = {128: 0.0, 256: 2.0, 512: 4.0, 1024: 1.0, 4000: 1.0}
+REFINED_STRETCH_MS = 144  # over which voices are told from each other by an earlier pass
 
 
 class LipCue(nn.Module):
@@ -92,6 +94,7 @@ class BandSeparator(nn.Module):
         rounds: times that the voice blocks cued by lips are run one after the other, with the same weights.
         tracking: whether, once they are matched, the voices may change places for a while, where they move with each
             other's lips; without a matching there is nothing to track them by.
+        refining: whether a pass can be given the estimates of an earlier one, to go on from.
 
     Raises:
         ValueError: an unknown fusion, no round, heads beside units, or an STFT or band split that cannot be.
@@ -129,6 +132,7 @@ class BandSeparator(nn.Module):
         heads: int = 0,
         rounds: int = 1,
         tracking: bool = False,
+        refining: bool = False,
     ) -> None:
         super().__init__()
         if not 0 <= anonymous_blocks < voice_blocks:
@@ -187,6 +191,8 @@ class BandSeparator(nn.Module):
             2 * round(ms * SAMPLE_RATE_HZ / 2000 / hop) + 1: weight for ms, weight in STRETCHES_MS.items()
         }
         self.tracking = LipTracking(stretches) if tracking and visual_dim and anonymous_blocks else None
+        stretch = 2 * round(REFINED_STRETCH_MS * SAMPLE_RATE_HZ / 2000 / hop) + 1
+        self.refinement = Refinement(channels, stretch) if refining else None
         self.first_cued = (
             0 if deep_fusion else anonymous_blocks
         )  # a single cue is that of the first to see the lips
@@ -208,6 +214,11 @@ class BandSeparator(nn.Module):
             return 0
         return self.matching.max_lag * self.matching.step * self.stft.hop // SAMPLES_PER_VIDEO_FRAME
 
+    @property
+    def refines(self) -> bool:
+        """Whether a pass takes the estimates of an earlier one."""
+        return self.refinement is not None
+
     @staticmethod
     def features(spectrum: Tensor) -> Tensor:
         """Compressed real and imaginary part and magnitude. Shape: complex (B, Q, N) -> (B, N, Q, 3)."""
@@ -218,21 +229,30 @@ class BandSeparator(nn.Module):
         return parts.transpose(1, 2)
 
     def forward(
-        self, mix: Tensor, visual: Tensor | None = None, visual_mask: Tensor | None = None, **batch: object
+        self,
+        mix: Tensor,
+        visual: Tensor | None = None,
+        visual_mask: Tensor | None = None,
+        earlier: Tensor | None = None,
+        **batch: object,
     ) -> dict[str, Tensor]:
         """Separate a batch of mixtures.
 
-        Shape: mix (B, T), visual (B, S, F, D) or None, visual_mask (B, S) bool or None (all lips present)
+        Shape: mix (B, T), visual (B, S, F, D) or None, visual_mask (B, S) bool or None (all lips present), earlier
+        (B, S, T), estimates of an earlier pass whose order is kept, or None
         -> {"estimates": (B, S, T), "visual_mask": (B, S) bool}. The mask returned tells which lips were used: none
         in an audio-only separator, whatever the batch held, so that loss and metrics know whether the order
         of the voices is given. Where lips are matched to voices, also {"order": (B,), log odds that the order of the
-        voices before that is the one of the lips}, and in training {"anonymous": (B, S, T), estimates out of what the
-        voices are then, "likelihood": (B S, B S), log likelihood of all lips of the batch (columns) under all its
-        voices (rows)}.
+        voices before that, with an earlier pass the order of that, is the one of the lips}, and in the training of a
+        first pass {"anonymous": (B, S, T), estimates out of what the voices are then, "likelihood": (B S, B S), log
+        likelihood of all lips of the batch (columns) under all its voices (rows)}.
 
         Raises:
-            ValueError: the lip embeddings are not `visual_dim` wide.
+            ValueError: the lip embeddings are not `visual_dim` wide; estimates of an earlier pass are given to a model
+                that does not refine.
         """
+        if earlier is not None and self.refinement is None:
+            raise ValueError("model.refining=false: a pass of this model cannot go on from an earlier one")
         unit, level = unit_level(mix)
         with torch.autocast(mix.device.type, enabled=False):
             spectrum = self.stft(unit.float())
@@ -253,20 +273,30 @@ class BandSeparator(nn.Module):
         outputs = {"visual_mask": used}
         for i in range(self.anonymous_blocks):
             embedding = self._voice_block(i, embedding, anonymous)
+        seen = None
+        if earlier is not None:
+            with torch.autocast(mix.device.type, enabled=False):
+                seen = self.stft((earlier.float() / level[:, None]).flatten(0, 1))
+            apart = self._spectra(embedding, spectrum)
+            embedding = self.refinement.placed(embedding, apart, seen.unflatten(0, (-1, NUM_VOICES)))
         if self.anonymous_blocks and directions is not None:
             evidence = self.matching.evidence(
-                embedding, directions, used, frames_per_second, across=self.training
+                embedding, directions, used, frames_per_second, across=self.training and seen is None
             )
-            if self.training:
+            if self.training and seen is None:
                 outputs["anonymous"] = self._decode(embedding, spectrum, mix.shape[-1]) * level[:, None]
                 outputs["likelihood"] = evidence.likelihood
             outputs["order"] = evidence.order
-            embedding = self.matching(embedding, evidence.order, used)
+            if seen is None:
+                embedding = self.matching(embedding, evidence.order, used)
             cue = torch.where(used[:, :, None, None], self.matching.in_step(cue, evidence.lags), cue)
-            if self.tracking is not None:
+            if self.tracking is not None and seen is None:
                 in_step = self.matching.in_step(directions, evidence.lags)
                 by_frame = self.matching.by_frame(embedding, in_step, used, frames_per_second)
                 embedding = self.tracking(embedding, by_frame, used)
+        if seen is not None:
+            estimates = self.encoder(self.features(seen).to(self.norm.weight.dtype))
+            embedding = self.refinement(embedding, estimates.unflatten(0, (-1, NUM_VOICES)))
         embedding = self._cued_blocks(embedding, cue)
         for repeat in self.repeats:
             embedding = repeat(embedding, self._cued_blocks(embedding, cue))
@@ -291,6 +321,12 @@ class BandSeparator(nn.Module):
 
     def _decode(self, embedding: Tensor, spectrum: Tensor, num_samples: int) -> Tensor:
         """Shape: embedding (B, S, N, K, C), complex spectrum (B, Q, N) -> (B, S, T) at the level of the spectrum."""
+        spectra = self._spectra(embedding, spectrum)
+        with torch.autocast(spectrum.device.type, enabled=False):
+            return self.stft.inverse(spectra, num_samples)
+
+    def _spectra(self, embedding: Tensor, spectrum: Tensor) -> Tensor:
+        """Spectra of both voices. Shape: embedding (B, S, N, K, C), complex (B, Q, N) -> complex (B, S, Q, N)."""
         embedding = self.norm(embedding).flatten(0, 1)
         masks = self.decoder(embedding).float() + 0.5
         if self.imaginary is not None:
@@ -301,7 +337,7 @@ class BandSeparator(nn.Module):
         if self.consistent:
             masks = (masks - masks.flip(1) + 1) / 2
         with torch.autocast(spectrum.device.type, enabled=False):
-            return self.stft.inverse(masks.transpose(-1, -2) * spectrum[:, None], num_samples)
+            return masks.transpose(-1, -2) * spectrum[:, None]
 
     def __str__(self) -> str:
         """Layers, then the number of parameters."""

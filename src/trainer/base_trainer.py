@@ -113,6 +113,8 @@ class BaseTrainer(ABC):
         self.accumulation = settings["accumulation"]
         self.epoch_len = settings["epoch_len"] or max(1, len(self.train_loader) // self.accumulation)
         self.average = WeightAverage(model, settings["ema_decay"]) if settings["ema_decay"] else None
+        if not 0 <= settings["refining_share"] <= 1:
+            raise ValueError(f"trainer.refining_share={settings['refining_share']}: must lie in 0..1")
         if settings["amp"] not in AMP:
             raise ValueError(f"trainer.amp={settings['amp']}: choose one of {', '.join(AMP)}")
         self.amp = autocasts(settings["amp"], self.device)
@@ -138,7 +140,9 @@ class BaseTrainer(ABC):
         trained = torch.compile(trained) if self.settings["compile"] else trained
         if self.rank.world_size > 1:
             devices = [self.device] if self.device.type == "cuda" else None
-            trained = DistributedDataParallel(trained, device_ids=devices)
+            # A pass that refines leaves out what finds the order, and a first one what refines.
+            some = getattr(model, "refines", False)
+            trained = DistributedDataParallel(trained, device_ids=devices, find_unused_parameters=some)
         return trained
 
     def _parse_monitor(self, monitor: str | None) -> tuple[str | None, str | None]:

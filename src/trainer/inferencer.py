@@ -55,7 +55,7 @@ class Inferencer:
             `s1`, `s2`, `id1`, `id2`, `mouth1`, `mouth2`; `dataset.problems` lists files that it cannot use.
         save_path: gets `s1/` and `s2/`; with several parts, a folder for each that holds them.
         lips: where lip embeddings come from; None for an audio-only separator.
-        order_check: looks at the order of the voices again once they are apart; None leaves it to the separator.
+        order_check: looks at the order of the voices again when they are apart; None leaves it to the separator.
         device: where the separator runs.
         metrics: computed where there is truth. They must not permute: the order is settled here.
         window_s: length of a window; null separates every recording at once, in memory that grows with it.
@@ -231,18 +231,14 @@ class Inferencer:
                 for key, value in batch.items()
             }
             try:
-                estimates, order = separate_shifted(self.model, inputs, self.shifts)
-                if self.order_check is not None and inputs.get("visual") is not None:
-                    heard = (inputs["mix"], estimates, inputs["visual"], inputs["visual_mask"], order)
-                    exchanged = self.order_check.exchanged(*heard)
-                    report.num_exchanged += int(exchanged.sum())
-                    estimates = estimates.flip(1).where(exchanged[:, None, None], estimates)
+                separated = separate_shifted(self.model, inputs, self.shifts, self.order_check)
+                report.num_exchanged += int((separated.exchanged > 0.5).sum())
             except torch.OutOfMemoryError as error:
                 raise ValueError(
                     f"{self.device} has not enough memory for {len(batch['mix'])} windows of "
                     f"{batch['mix'].shape[1] / SAMPLE_RATE_HZ:g} s: lower inferencer.batch_size or inferencer.window_s"
                 ) from error
-            return {**batch, "estimates": fit_gains(batch["mix"], estimates)}
+            return {**batch, "estimates": fit_gains(batch["mix"], separated.estimates)}
 
     def _accept(self, window: Window, estimates: Tensor, report: PartReport) -> list[Path] | None:
         """Join and write a window's estimates; returns the recording's files once they are complete."""

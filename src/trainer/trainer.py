@@ -44,6 +44,9 @@ class Trainer(BaseTrainer):
         """
         batch = self.transform_batch(self.move_batch_to_device(batch), is_train=is_train)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp):
+            if is_train and self._refines():
+                with torch.no_grad():
+                    batch["earlier"] = self.trained(**batch)["estimates"].float()
             outputs = self.trained(**batch) if is_train else self._separate_unpadded(batch)
         batch = {**batch, **outputs, "estimates": outputs["estimates"].float()}
         batch.update(self.criterion(**batch))
@@ -60,6 +63,11 @@ class Trainer(BaseTrainer):
             for metric in self.metrics["train" if is_train else "inference"]:
                 tracker.update(metric.name, metric(**batch), n=size)
         return batch
+
+    def _refines(self) -> bool:
+        """Whether this step trains a pass that goes on from an earlier one; such steps are spread evenly."""
+        share = self.settings["refining_share"] if getattr(self.model, "refines", False) else 0.0
+        return int((self.step + 1) * share) > int(self.step * share)
 
     def _separate_unpadded(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Outputs of the model for items of one length at a time, so that none depends on what it is padded to.

@@ -313,6 +313,45 @@ def test_more_rounds_cost_no_parameters_but_a_gate():
     assert three - one == 2 * small().norm.weight.numel()
 
 
+def refining(**options):
+    """One that refines, untrained like the others, but sees what it is given."""
+    model = small(refining=True, **options)
+    generator = torch.Generator().manual_seed(3)
+    for parameter in model.refinement.parameters():
+        parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+@pytest.mark.parametrize("options", [{}, {"rounds": 2, "max_lag": 4, "tracking": True}], ids=str)
+@pytest.mark.parametrize("used", [[True, True], [True, False]])
+def test_a_pass_that_refines_keeps_the_order_that_it_is_given(options, used):
+    model, mix, mask = refining(**options), mixture(2, 8000), torch.tensor([used] * 2)
+    seen = {"visual": lips(2, 13) * mask[:, :, None, None], "visual_mask": mask}
+    crossed = {key: value.flip(1) for key, value in seen.items()}
+    earlier = torch.stack([mix.clamp(min=0), mix.clamp(max=0)], dim=1)
+    with torch.no_grad():
+        refined = model(mix, **seen, earlier=earlier)["estimates"]
+        flipped = model(mix, **crossed, earlier=earlier.flip(1))["estimates"]
+        first = model(mix, **seen)["estimates"]
+    torch.testing.assert_close(flipped, refined.flip(1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(refined.sum(1), mix, atol=1e-5, rtol=0)
+    assert not torch.allclose(refined, first, atol=1e-4)
+
+
+def test_what_is_refined_does_not_depend_on_the_level():
+    model, mix = refining(), mixture(1, 8000)
+    earlier = torch.stack([mix.clamp(min=0), mix.clamp(max=0)], dim=1)
+    with torch.no_grad():
+        once, louder = (model(gain * mix, lips(), earlier=gain * earlier)["estimates"] for gain in (1, 100))
+    torch.testing.assert_close(louder, 100 * once, atol=1e-3, rtol=1e-3)
+
+
+def test_a_model_that_does_not_refine_refuses_estimates():
+    mix = mixture(1, 8000)
+    with pytest.raises(ValueError, match=r"model\.refining=false"):
+        small()(mix, lips(), earlier=torch.zeros(1, 2, 8000))
+
+
 def test_voices_before_the_matching_are_told_in_training_alone():
     model, mix, visual = small(), mixture(2, 8000), lips(2, 13)
     outputs = model.train()(mix, visual)

@@ -216,7 +216,8 @@ def test_swapped_lips_swap_the_voices_of_a_long_recording(tmp_path):
 def test_voices_that_the_order_check_contradicts_are_exchanged_and_counted(tmp_path):
     class Contradicts:
         def exchanged(self, mix, estimates, visual, used, order):
-            return used[:, 0] & ~used[:, 1]
+            contradicted = used[:, 0] & ~used[:, 1]
+            return contradicted[:, None].float().expand(-1, visual.shape[2])
 
     for name in ("a_b", "c_d", "a_d"):
         write(tmp_path / f"audio/mix/{name}.wav", noise(16_000), subtype="FLOAT")

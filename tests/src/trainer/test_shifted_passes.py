@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from src.model import BandSeparator
+from src.trainer.mixture_consistency import fit_gains
 from src.trainer.shifted_passes import delays, lip_lags, separate_shifted
 
 
@@ -120,6 +121,71 @@ class Wavering(nn.Module):
 @pytest.mark.parametrize(("odds", "kept"), [((3.0, -1.0), True), ((1.0, 3.0), False), ((-1.0, -3.0), False)])
 def test_the_surer_pass_decides_on_the_order(odds, kept):
     given = batch()
-    estimates, order = separate_shifted(Wavering(odds), given, 2)
+    estimates, order, _ = separate_shifted(Wavering(odds), given, 2)
     assert torch.equal((estimates[:, 0] >= 0).all(1), torch.full((3,), kept))
     torch.testing.assert_close(order, torch.ones(3))
+
+
+class Refines(nn.Module):
+    """Two parts of the mixture in an order of its own; given estimates, these and a little of the mixture."""
+
+    refines = True
+
+    def __init__(self, odds):
+        super().__init__()
+        self.odds, self.given = list(odds), []
+
+    def forward(self, mix, earlier=None, **_):
+        self.given.append(earlier)
+        voices = torch.stack([mix.clamp(min=0), mix.clamp(max=0)], dim=1)
+        found = voices if earlier is None else earlier + 0.1 * mix[:, None]
+        return {"estimates": found, "order": torch.full((len(mix),), self.odds.pop(0))}
+
+
+class Exchanges:
+    """Finds the voices of the last mixture of the batch in the other order, the first time that it looks."""
+
+    def __init__(self):
+        self.seen = []
+
+    def exchanged(self, mix, estimates, visual, used, order):
+        self.seen.append((estimates, order))
+        contradicted = torch.zeros(len(mix), visual.shape[2])
+        contradicted[-1] = len(self.seen) == 1
+        return contradicted
+
+
+def with_lips():
+    return batch() | {"visual": torch.zeros(3, 2, 13, 5), "visual_mask": torch.ones(3, 2).bool()}
+
+
+def test_a_pass_goes_on_from_what_the_one_before_found_and_the_check_put_in_order():
+    model, check, given = Refines([-3.0, 1.0]), Exchanges(), with_lips()
+    found = separate_shifted(model, given, 2, check)
+    voices = torch.stack([given["mix"].clamp(min=0), given["mix"].clamp(max=0)], dim=1)
+    voices[-1] = voices[-1].flip(0)
+    delay = delays(2)[1]
+    assert model.given[0] is None
+    torch.testing.assert_close(model.given[1][..., delay:], voices)
+    assert not model.given[1][..., :delay].any()
+    torch.testing.assert_close(check.seen[0][1], torch.full((3,), 3.0))  # the order that the odds speak for
+    # Where the check turned the first pass round, its odds speak against what is there now: (-3 + 1) / 2.
+    torch.testing.assert_close(found.order, torch.tensor([2.0, 2.0, 1.0]))
+    mean = voices + 0.05 * given["mix"][:, None]
+    mean[-1] = mean[-1].flip(0)
+    torch.testing.assert_close(found.estimates, fit_gains(given["mix"], mean))
+    assert not found.exchanged.any()
+
+
+def test_a_check_looks_once_at_the_mean_of_passes_that_do_not_refine():
+    check = Exchanges()
+    found = separate_shifted(Wavering([3.0, -1.0]), with_lips(), 2, check)
+    assert len(check.seen) == 1 and found.exchanged.tolist() == [0, 0, 1]
+    torch.testing.assert_close(found.order, torch.tensor([1.0, 1.0, -1.0]))
+
+
+def test_without_lips_there_is_nothing_to_check():
+    check = Exchanges()
+    model = Refines([0.0, 0.0])
+    separate_shifted(model, batch(), 2, check)
+    assert not check.seen and model.given[1] is not None

@@ -178,6 +178,19 @@ def test_a_separator_that_tracks_voices_grows_from_one_that_does_not_and_learns_
     assert grown.tracking.weights.grad.all()
 
 
+def test_a_separator_that_refines_begins_with_what_was_given_it_and_learns_to_see_it(tmp_path):
+    model = trained(tmp_path)
+    grown = BandSeparator(**SIZES, refining=True).eval()
+    new = start_from(grown, tmp_path)
+    assert set(new) == {"refinement.seen.weight", "refinement.seen.bias"}
+    mix, lips = torch.randn(1, 8000), torch.randn(1, 2, 13, 8)
+    with torch.no_grad():
+        first = grown(mix, lips)["estimates"]
+        torch.testing.assert_close(first, model(mix, lips)["estimates"])
+    grown.train()(mix, lips, earlier=first)["estimates"][:, 0].square().sum().backward()
+    assert all(weight.grad.any() for weight in grown.refinement.parameters())
+
+
 def test_a_separator_with_attention_begins_as_the_one_without_and_learns_to_use_it(tmp_path):
     model = trained(tmp_path, voice_blocks=4)
     grown = BandSeparator(**SIZES, voice_blocks=4, heads=2).eval()
@@ -203,7 +216,9 @@ def test_the_mean_of_two_trainings(tmp_path):
     assert load_separator(out).model.repeats
 
 
-@pytest.mark.parametrize("options", [{"heads": 2}, {"voice_blocks": 4}, {"tracking": True}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"heads": 2}, {"voice_blocks": 4}, {"tracking": True}, {"refining": True}], ids=str
+)
 def test_the_mean_with_a_training_that_lacks_a_part_has_half_of_what_it_adds(tmp_path, options):
     first = trained(tmp_path / "first", **options).state_dict()
     second = trained(tmp_path / "second").state_dict()
@@ -215,7 +230,7 @@ def test_the_mean_with_a_training_that_lacks_a_part_has_half_of_what_it_adds(tmp
     }
     half = (
         "attention.out",
-        "tracking.0.gate",
+        "refinement",
         "cues.3",
         "exchange.3.other",
         "voices.3.local.out",

@@ -303,3 +303,40 @@ def test_transforms_on_the_device_act_on_their_key(tmp_path):
     batch = next(iter(trainer.evaluation_loaders["val"]))
     assert torch.equal(halved.transform_batch(batch, is_train=False)["mix"], batch["mix"] / 2)
     assert torch.equal(halved.transform_batch(batch, is_train=True)["mix"], batch["mix"])
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"), [(0, []), (0.5, [2, 4, 6]), (0.67, [2, 3, 5, 6]), (1, [1, 2, 3, 4, 5, 6])]
+)
+def test_steps_that_refine_go_on_from_the_estimates_of_a_first_pass(tmp_path, share, expected):
+    options = ["trainer.n_epochs=2", f"trainer.refining_share={share}", "model.refining=true"]
+    trainer = make_trainer(tmp_path, *options)
+    forward, passes = trainer.model.forward, []
+
+    def watched(earlier=None, **batch):
+        outputs = forward(earlier=earlier, **batch)
+        if trainer.model.training:
+            passes.append((trainer.step + 1, earlier, outputs["estimates"]))
+        return outputs
+
+    trainer.model.forward = watched
+    trainer.train()
+    refined = [number for number, (_, earlier, _) in enumerate(passes) if earlier is not None]
+    assert [passes[number][0] for number in refined] == expected
+    assert len(passes) == 6 + len(expected)
+    for number in refined:
+        first, earlier = passes[number - 1][2], passes[number][1]
+        assert torch.equal(first, earlier) and not first.requires_grad
+    trained = bool(trainer.model.refinement.seen.weight.any())
+    assert trained == bool(expected)
+
+
+def test_a_model_that_does_not_refine_has_one_pass_a_step(tmp_path):
+    trainer = make_trainer(tmp_path, "trainer.n_epochs=1", "trainer.refining_share=1", "model.refining=false")
+    trainer.train()
+    assert trainer.step == 3
+
+
+def test_a_share_that_cannot_be_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"trainer\.refining_share=1\.5: must lie in 0\.\.1"):
+        make_trainer(tmp_path, "trainer.refining_share=1.5")
