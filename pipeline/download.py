@@ -102,7 +102,7 @@ OURS = {
     "small": Ours(
         "small.safetensors",
         "separator on sync_light",
-        "e7bbd4cd85793bc2ced42889e9f2d4e003941448137337f8a8a6c7aa0c39def4",
+        "b9960d5bbee87f96bcdf9a09a36cb87c6878ddb19334987b28d08b4760882b22",
     ),
 }
 
