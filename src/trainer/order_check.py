@@ -22,14 +22,12 @@ from pipeline.synchrony.sound import MEL_PER_FRAME, LogMel, SoundEncoder
 from src.trainer.lip_source import weights_candidates
 from src.trainer.separator import SHIPPED, Separator
 
-# Fitted on mixtures of validation faces and on the embedded synthetic corpus, see weights/README.md.
+# Chosen on mixtures of validation faces, see weights/README.md.
 _REACH = 2  # frames that lips may be out of step with the voice
 _COST_OF_A_FRAME = 0.03  # of such a lag, in agreement
 _LOG_ODDS_OF_AGREEMENT = 20.0  # of one order, for each unit that it agrees better by, over two seconds
 _WEIGHT_OF_LOG_ODDS = 2.0  # of the separator
-_CHANGES = (
-    0.01  # probability that voices which were in order are not in the next frame, and the other way round
-)
+_CHANGES = 0.01  # probability that voices leave their order, or come back to it, from a frame to the next
 _FITTED_FRAMES = 50
 _LEAST_FRAMES = 25  # a second: less says too little
 _LEVEL = 0.17  # RMS of a mixture whose voices are as loud as those that the encoder was trained on
