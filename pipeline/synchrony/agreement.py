@@ -46,6 +46,14 @@ def overlap_agreement(lips: Tensor, voices: Tensor, reach: int) -> Tensor:
     return torch.stack(agreements, dim=1)
 
 
+def frame_agreement(lips: Tensor, voices: Tensor) -> Tensor:
+    """What every frame adds to the agreement of lips with a voice.
+
+    Shape: (B, P, F), (B, P, F) -> (B, F), whose sum is the diagonal of `agreement`.
+    """
+    return (_unit(lips) * _unit(voices)).unflatten(1, lips.shape[1:]).sum(dim=1)
+
+
 def _unit(features: Tensor) -> Tensor:
     moving = features - features.mean(dim=-1, keepdim=True)
     return functional.normalize(moving.flatten(1), dim=-1)

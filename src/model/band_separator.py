@@ -30,6 +30,11 @@ STRETCHES_MS = {128: 0.0, 256: 2.0, 512: 4.0, 1024: 1.0, 4000: 1.0}
 REFINED_STRETCH_MS = 144  # over which voices are told from each other by an earlier pass
 
 
+def _odd_frames(milliseconds: float, hop: int) -> int:
+    """STFT frames of a stretch with one in its middle."""
+    return 2 * round(milliseconds * SAMPLE_RATE_HZ / 2000 / hop) + 1
+
+
 class LipCue(nn.Module):
     """Lip cue of one voice block: scale and shift of every channel, and a shift of the full-band vector.
 
@@ -187,12 +192,9 @@ class BandSeparator(nn.Module):
                     matching_channels,
                     step=matching_step,
                 )
-        stretches = {
-            2 * round(ms * SAMPLE_RATE_HZ / 2000 / hop) + 1: weight for ms, weight in STRETCHES_MS.items()
-        }
+        stretches = {_odd_frames(ms, hop): weight for ms, weight in STRETCHES_MS.items()}
         self.tracking = LipTracking(stretches) if tracking and visual_dim and anonymous_blocks else None
-        stretch = 2 * round(REFINED_STRETCH_MS * SAMPLE_RATE_HZ / 2000 / hop) + 1
-        self.refinement = Refinement(channels, stretch) if refining else None
+        self.refinement = Refinement(channels, _odd_frames(REFINED_STRETCH_MS, hop)) if refining else None
         self.first_cued = (
             0 if deep_fusion else anonymous_blocks
         )  # a single cue is that of the first to see the lips

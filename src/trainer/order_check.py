@@ -16,9 +16,10 @@ from torch.nn import functional
 
 from pipeline.interpolation import between_frames
 from pipeline.lipreading.weights import file_digest
-from pipeline.synchrony.agreement import overlap_agreement
+from pipeline.synchrony.agreement import frame_agreement, overlap_agreement
 from pipeline.synchrony.halves import load_sound, sound_of
 from pipeline.synchrony.sound import MEL_PER_FRAME, LogMel, SoundEncoder
+from src.datasets.lips import FRAME_SAMPLES
 from src.trainer.lip_source import weights_candidates
 from src.trainer.separator import SHIPPED, Separator
 
@@ -31,7 +32,6 @@ _CHANGES = 0.01  # probability that voices leave their order, or come back to it
 _FITTED_FRAMES = 50
 _LEAST_FRAMES = 25  # a second: less says too little
 _LEVEL = 0.17  # RMS of a mixture whose voices are as loud as those that the encoder was trained on
-_SAMPLES_PER_FRAME = 640
 
 
 class OrderCheck:
@@ -94,7 +94,7 @@ def put_in_order(estimates: Tensor, exchanged: Tensor) -> Tensor:
     Shape: estimates (B, S, T), exchanged (B, F) -> (B, S, T).
     """
     num_samples = estimates.shape[-1]
-    centres = (torch.arange(num_samples) + 0.5) / _SAMPLES_PER_FRAME - 0.5
+    centres = (torch.arange(num_samples) + 0.5) / FRAME_SAMPLES - 0.5
     share = between_frames(exchanged, centres, dim=1)[:, None].to(estimates.dtype)
     return torch.lerp(estimates, estimates.flip(1), share)
 
@@ -132,14 +132,7 @@ def _own_less_other(lips: Tensor, voices: Tensor, own: int) -> Tensor:
     num_frames = lips.shape[-1]
     places = (torch.arange(num_frames, device=lips.device) + best[:, None]).clamp(0, num_frames - 1)
     in_step = voices.gather(-1, places[:, None, None].expand_as(voices))
-    lips, in_step = (_unit(features) for features in (lips, in_step))
-    return ((in_step[:, own] - in_step[:, 1 - own]) * lips).sum(dim=1)
-
-
-def _unit(features: Tensor) -> Tensor:
-    """Less the mean over time, of unit energy. Shape: (..., D, F) -> (..., D, F)."""
-    moving = features - features.mean(dim=-1, keepdim=True)
-    return moving / moving.square().sum(dim=(-2, -1), keepdim=True).sqrt().clamp_min(1e-8)
+    return frame_agreement(lips, in_step[:, own]) - frame_agreement(lips, in_step[:, 1 - own])
 
 
 def open_order_check(

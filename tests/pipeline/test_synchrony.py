@@ -15,6 +15,7 @@ from pipeline.lipreading.weights import load_network, network_of
 from pipeline.synchrony.agreement import (
     AgreementLoss,
     agreement,
+    frame_agreement,
     offset_agreement,
     overlap_agreement,
     windows,
@@ -84,6 +85,16 @@ def test_log_mel_frames_are_where_stretch_takes_them_to_be():
     _, sound = stretch(torch.zeros(50, 4, 4), mel, 50)
     loudest = sound.sum(dim=0).topk(2).indices.sort().values
     assert loudest.tolist() == [79, 80]  # centred 5 ms before and after
+
+
+def test_frames_add_up_to_the_agreement():
+    lips, voices = torch.randn(3, 4, 20), torch.randn(3, 4, 20)
+    of_frames = frame_agreement(lips, voices)
+    assert of_frames.shape == (3, 20)
+    torch.testing.assert_close(of_frames.sum(dim=1), agreement(lips, voices).diagonal())
+    alike = frame_agreement(lips, lips)
+    assert (alike >= 0).all()
+    torch.testing.assert_close(alike.sum(dim=1), torch.ones(3))
 
 
 def test_agreement_ignores_levels_and_means_and_finds_the_offset():
