@@ -1,8 +1,18 @@
 """Random draws of data sets and transforms, all from torch's generator, and the checks of their ranges."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
+
+
+@contextmanager
+def drawn_from(state: int) -> Iterator[None]:
+    """What is drawn inside follows from ``state`` alone; what is drawn afterwards takes no notice of it."""
+    with torch.random.fork_rng(devices=[]):
+        # torch.manual_seed would reseed the GPU as well, which the fork does not restore.
+        torch.default_generator.manual_seed(state)
+        yield
 
 
 def chance(p: float) -> bool:

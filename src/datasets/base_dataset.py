@@ -2,8 +2,7 @@
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from pipeline.audio_io import read_audio
+from pipeline.draw import drawn_from
 
 
 class BaseDataset(Dataset, ABC):
@@ -75,7 +75,7 @@ class BaseDataset(Dataset, ABC):
         """
         if not 0 <= ind < len(self):
             raise IndexError(f"item {ind} of a dataset of {len(self)}")
-        with _random_state(self._seed, self.epoch, ind):
+        with drawn_from(_state(self._seed, self.epoch, ind)):
             return self.preprocess_data(self.load_instance(ind))
 
     @abstractmethod
@@ -113,10 +113,5 @@ class BaseDataset(Dataset, ABC):
         return index[:limit]
 
 
-@contextmanager
-def _random_state(seed: int, epoch: int, ind: int) -> Iterator[None]:
-    state = int(np.random.SeedSequence([seed, epoch, ind]).generate_state(1, np.uint64)[0])
-    with torch.random.fork_rng(devices=[]):
-        # torch.manual_seed would reseed the GPU as well, which the fork does not restore.
-        torch.default_generator.manual_seed(state)
-        yield
+def _state(seed: int, epoch: int, ind: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch, ind]).generate_state(1, np.uint64)[0])

@@ -5,6 +5,7 @@ Axes: S = 2 speakers, T samples at 16 kHz, F = ceil(T / 640) video frames at 25 
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from torchaudio.functional import resample
 from tqdm import tqdm
 
 from pipeline.audio_io import SAMPLE_RATE_HZ, audio_info, read_audio
-from pipeline.draw import chance, checked_probability, checked_range, integer, uniform
+from pipeline.draw import chance, checked_probability, checked_range, drawn_from, integer, uniform
 from pipeline.interpolation import between_frames
 from pipeline.speakers import read_speakers
 from src.datasets.base_dataset import BaseDataset
@@ -65,8 +66,9 @@ class DynamicMixingDataset(BaseDataset):
         audio_only_share: share of mixtures whose second voice has no lips. Without a cache it has no meaning.
         no_lips_share: share of mixtures of two voices out of all, with and without lips, and no lips of either: what
             many voices teach about separation, where few have lips. Without a cache it has no meaning.
-        same_speaker_share: share, of the mixtures that have lips, of two utterances of one speaker, both with lips: no
-            voice can be known by its sound there. Needs ``speakers``.
+        same_speaker_share: share, of the mixtures that have lips, of two utterances of one speaker, both with lips.
+            They are played at one speed, and what ``voice_transforms`` draw is the same for both, so that no voice can
+            be known by its sound. Needs ``speakers``.
         speeds: at which to play a voice, drawn evenly; in twentieths, such as 0.9 or 1.05. None: as it is.
         preload: keep all voices (16-bit) and lips in memory: 64 KB and 50 KB for each voice of 2 s with 512 values.
         strict: see ``AVSSDataset``; False leaves out what is absent.
@@ -175,10 +177,13 @@ class DynamicMixingDataset(BaseDataset):
         voices = torch.zeros(2, self._segment)
         visual = None if self._lips is None else torch.zeros(2, num_frames, self._lips.dim)
         visual_mask = torch.zeros(2, dtype=torch.bool)
+        alike = self._speaker[pair[0]] == self._speaker[pair[1]]
+        shared_state = integer(2**62) if alike else None
         for row, number in enumerate(pair):
             voice = self.index[number]
             total = self._num_voice_samples(number)
-            speed = self._speeds[integer(len(self._speeds))] if len(self._speeds) > 1 else self._speeds[0]
+            if row == 0 or not alike:
+                speed = self._speeds[integer(len(self._speeds))] if len(self._speeds) > 1 else self._speeds[0]
             wanted = -(-self._segment * speed // _NORMAL_SPEED)
             first_frame = integer(max(0, total - wanted) // FRAME_SAMPLES + 1)
             audio = resample(self._voice(number, first_frame * FRAME_SAMPLES, wanted), speed, _NORMAL_SPEED)[
@@ -191,8 +196,9 @@ class DynamicMixingDataset(BaseDataset):
                 lips = torch.from_numpy(lips[min(first_frame, len(lips) - 1) :].astype(np.float32))
                 visual[row] = between_frames(lips, (centres * speed) / _NORMAL_SPEED - 0.5)
                 visual_mask[row] = True
-            for transform in self._voice_transforms:
-                voices[row] = transform(voices[row])
+            with drawn_from(shared_state) if alike else nullcontext():
+                for transform in self._voice_transforms:
+                    voices[row] = transform(voices[row])
         level_db = uniform(*self._level_db) * (1 if chance(0.5) else -1)
         sources = mix_pair(voices, level_db)
         ids = tuple(self.index[number]["id"] for number in pair)

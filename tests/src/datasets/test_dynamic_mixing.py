@@ -140,6 +140,45 @@ def test_share_of_mixtures_of_one_speaker(voices_directory):
     )  # cy, one of three with lips, has no second
 
 
+class RandomGain:
+    """Stands for a throat or a microphone: remembers what it drew."""
+
+    def __init__(self):
+        self.drawn = []
+
+    def __call__(self, voice):
+        self.drawn.append(float(torch.rand(())))
+        return voice * (0.5 + self.drawn[-1])
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_two_utterances_of_one_speaker_have_one_speed_throat_and_microphone(voices_directory, share):
+    """Lips whose value rises by the speed in every frame tell the speed; voices that are unlike draw their own."""
+    table = voices_directory.folder / "utterances.csv"
+    table.write_text("id,speaker\n" + "".join(f"0{n},{'ab'[n % 2]}\n" for n in range(1, 9)))
+    gain = RandomGain()
+    items = drawn(
+        voices_directory,
+        speakers=table,
+        same_speaker_share=share,
+        speeds=[0.8, 0.9, 1.1, 1.2],
+        segment_s=0.4,
+        audio_only_share=0.0,
+        voice_transforms=[gain],
+    )
+    first, second = torch.tensor(gain.drawn).unflatten(0, (-1, 2)).unbind(1)
+    alike = (first == second).tolist()
+    assert alike == [share == 1.0] * len(items) and len(first.unique()) > 150
+    visual = torch.stack([item["visual"][:, :, 0] for item in items])
+    first, second = (visual[:, :, 4] - visual[:, :, 3]).unbind(1)
+    at_one_speed = torch.isclose(first, second, atol=1e-3).float().mean()
+    assert at_one_speed == 1 if share else 0.15 < at_one_speed < 0.35
+    starts = visual[:, :, 0]
+    assert (starts[:, 0] != starts[:, 1]).float().mean() > 0.8  # each has its own crop
+    levels = torch.tensor([level_difference_db(item) for item in items])
+    assert len(levels.unique()) > 150  # what is drawn after them is not repeated
+
+
 def test_a_share_of_one_speaker_that_nobody_can_fill_is_told(voices_directory, caplog):
     table = voices_directory.folder / "utterances.csv"
     # 01 and 08, which has no lips, are of one speaker.
