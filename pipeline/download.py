@@ -102,7 +102,7 @@ OURS = {
     "small": Ours(
         "small.safetensors",
         "separator on sync_light",
-        "b9960d5bbee87f96bcdf9a09a36cb87c6878ddb19334987b28d08b4760882b22",
+        "ec3ac7cd759ef09fd727a37c0ab2226034802784b1dd78a15cda2755529562bb",
     ),
 }
 
