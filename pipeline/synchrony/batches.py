@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.draw import uniform
+from pipeline.draw import drawn_from, uniform
 from pipeline.interpolation import between_frames
 from pipeline.mouths import MEAN, STD
 from pipeline.synchrony.augment import MouthAugment, SoundAugment
@@ -67,8 +67,7 @@ class BatchMaker:
 
     def make(self, number: int) -> tuple[Tensor, Tensor]:
         """Batch of that number. Shape: pictures (B, 1, F, H, W) as the network takes them, mel (B, M, N)."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._seed * 1_000_003 + number)
+        with drawn_from(self._seed * 1_000_003 + number):
             num_frames = round(uniform(*self._frames))
             drawn = [
                 self._stretch(*self._store.load(clip), shot, num_frames)
