@@ -24,6 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from pipeline.cores import usable_cores  # noqa: E402
 from pipeline.script_config import quoted  # noqa: E402
 from src.datasets.mixture import mixture_index  # noqa: E402
 from src.metrics.evaluate import statistic_of  # noqa: E402
@@ -131,7 +132,7 @@ def separate(
             *limit, OMP_NUM_THREADS="1",
         )  # fmt: skip
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         list(pool.map(one, ways))
     return separated
 

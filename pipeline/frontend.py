@@ -9,7 +9,6 @@ Axes: N frames of all clips, T frames of one clip, D embedding, C channels of th
 """
 
 import copy
-import os
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pipeline.bfloat16 import has_bfloat16
 from pipeline.cache import FeatureCache, describe_difference
+from pipeline.cores import usable_cores
 from pipeline.lipreading import NETWORKS, LipReader
 from pipeline.lipreading.resnet import ResNet18Trunk
 from pipeline.lipreading.stem import STEM_CONTEXT_FRAMES
@@ -105,7 +105,7 @@ class FrontEnd:
         on_gpu = self.device.type == "cuda"
         self._window = WINDOW_CUDA if on_gpu else WINDOW_CPU
         self.batch_frames = 8192 if on_gpu else 512
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = usable_cores()
         self.decoding_workers = min(16, cores) if on_gpu else max(1, cores // 8)
 
     def embed_clips(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
 
+from pipeline.cores import usable_cores
 from src.datasets.collate import collate_fn
 
 
@@ -117,7 +118,7 @@ def get_dataloaders(
     ``train`` is shuffled and its last, incomplete batch dropped; the others come in order and whole.
 
     Args:
-        config: uses ``datasets``, ``dataloader`` (arguments of a DataLoader), ``seed`` and
+        config: uses ``datasets``, ``dataloader`` (arguments of a DataLoader; at most one worker a core), ``seed`` and
             ``transforms.batch_transforms``.
         device: where batch transforms are to run.
 
@@ -151,14 +152,16 @@ def _loader(dataset: Any, config: DictConfig, part: str, seed: int) -> DataLoade
             f"datasets.train has {len(dataset)} items, fewer than one batch of {config.batch_size} for each of "
             f"{world_size} processes; lower dataloader.batch_size"
         )
-    make_loader = instantiate(config, _partial_=True)
+    # Workers beyond the cores wait for each other, and PyTorch warns of them.
+    num_workers = min(config.num_workers, usable_cores())
+    make_loader = instantiate(config, num_workers=num_workers, _partial_=True)
     return make_loader(
         dataset,
         sampler=sampler,
         drop_last=is_train,
         collate_fn=collate_fn,
         worker_init_fn=set_worker_seed,
-        persistent_workers=config.num_workers > 0,
+        persistent_workers=num_workers > 0,
         # A loader without its own generator draws from the global one, and so changes what follows in training.
         generator=torch.Generator().manual_seed(seed),
     )

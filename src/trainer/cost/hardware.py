@@ -1,6 +1,5 @@
 """The machine that figures were measured on."""
 
-import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -8,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from pipeline.cores import usable_cores
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def find_hardware(devices: Sequence[str]) -> Hardware:
     gpus = [torch.cuda.get_device_name(device) for device in devices if device.startswith("cuda")]
     return Hardware(
         cpu=_cpu_name(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=usable_cores(),
         threads=torch.get_num_threads(),
         gpu=", ".join(gpus) or None,
         torch=torch.__version__,

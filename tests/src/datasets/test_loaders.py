@@ -1,5 +1,6 @@
 """Batches, their order, and their repetition: over epochs, workers, processes and interruptions."""
 
+import os
 from itertools import islice
 from pathlib import Path
 
@@ -132,6 +133,21 @@ def test_batches_are_the_same_whatever_the_number_of_workers(voices_directory):
         assert [signature(batch) for batch in many] == expected
         seen += expected
     assert len(set(seen)) == len(seen)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no core affinity")
+def test_workers_are_at_most_the_cores_of_the_process(voices_directory, recwarn):
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        loader = train_loader(voices_directory, num_workers=4)
+        assert [signature(batch) for batch in loader] == [
+            signature(batch) for batch in train_loader(voices_directory)
+        ]
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert loader.num_workers == 1
+    assert not recwarn.list
 
 
 def test_spawned_workers_give_the_same_batches(voices_directory):
