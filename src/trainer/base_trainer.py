@@ -113,8 +113,9 @@ class BaseTrainer(ABC):
         self.accumulation = settings["accumulation"]
         self.epoch_len = settings["epoch_len"] or max(1, len(self.train_loader) // self.accumulation)
         self.average = WeightAverage(model, settings["ema_decay"]) if settings["ema_decay"] else None
-        if not 0 <= settings["refining_share"] <= 1:
-            raise ValueError(f"trainer.refining_share={settings['refining_share']}: must lie in 0..1")
+        for share in ("refining_share", "exchanged_share"):
+            if not 0 <= settings[share] <= 1:
+                raise ValueError(f"trainer.{share}={settings[share]}: must lie in 0..1")
         if settings["amp"] not in AMP:
             raise ValueError(f"trainer.amp={settings['amp']}: choose one of {', '.join(AMP)}")
         self.amp = autocasts(settings["amp"], self.device)

@@ -9,6 +9,7 @@ from src.datasets.lips import FRAME_SAMPLES
 from src.logger.utils import plot_spectrogram
 from src.metrics.tracker import MetricTracker
 from src.trainer.base_trainer import BaseTrainer, TrainingDiverged
+from src.trainer.exchanged_estimates import exchange_for_a_while
 
 SAMPLE_RATE_HZ = 16000
 
@@ -46,7 +47,8 @@ class Trainer(BaseTrainer):
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp):
             if is_train and self._refines():
                 with torch.no_grad():
-                    batch["earlier"] = self.trained(**batch)["estimates"].float()
+                    earlier = self.trained(**batch)["estimates"].float()
+                batch["earlier"] = exchange_for_a_while(earlier, self.settings["exchanged_share"])
             outputs = self.trained(**batch) if is_train else self._separate_unpadded(batch)
         batch = {**batch, **outputs, "estimates": outputs["estimates"].float()}
         batch.update(self.criterion(**batch))

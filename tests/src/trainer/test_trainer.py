@@ -337,6 +337,28 @@ def test_a_model_that_does_not_refine_has_one_pass_a_step(tmp_path):
     assert trainer.step == 3
 
 
-def test_a_share_that_cannot_be_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"trainer\.refining_share=1\.5: must lie in 0\.\.1"):
-        make_trainer(tmp_path, "trainer.refining_share=1.5")
+@pytest.mark.parametrize("share", ["refining_share", "exchanged_share"])
+def test_a_share_that_cannot_be_is_refused(tmp_path, share):
+    with pytest.raises(ValueError, match=rf"trainer\.{share}=1\.5: must lie in 0\.\.1"):
+        make_trainer(tmp_path, f"trainer.{share}=1.5")
+
+
+def test_estimates_of_an_earlier_pass_trade_places_for_a_while(tmp_path):
+    options = ["trainer.n_epochs=1", "trainer.refining_share=1", "model.refining=true"]
+    trainer = make_trainer(tmp_path, *options, "trainer.exchanged_share=1")
+    forward, passes = trainer.model.forward, []
+
+    def watched(earlier=None, **batch):
+        outputs = forward(earlier=earlier, **batch)
+        if trainer.model.training:
+            passes.append((earlier, outputs["estimates"].detach()))
+        return outputs
+
+    trainer.model.forward = watched
+    trainer.train()
+    assert len(passes) == 6
+    # In the first step both estimates are half the mixture.
+    for (_, first), (earlier, _) in zip(passes[2::2], passes[3::2]):
+        torch.testing.assert_close(earlier.sum(1), first.sum(1))
+        exchanged = (earlier != first).any(dim=1)
+        assert exchanged.any(dim=1).all() and not exchanged.all(dim=1).any()
