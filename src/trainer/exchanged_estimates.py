@@ -9,15 +9,16 @@ Axes: B batch, S = 2 voices, T samples at 16 kHz.
 import torch
 from torch import Tensor
 
-from pipeline.audio_io import SAMPLE_RATE_HZ
+from src.datasets.lips import FRAME_SAMPLES
 
 _SHORTEST, _LONGEST = 0.1, 0.6  # of the mixture
 _LEAST, _MOST = 0.4, 1.4  # of the other voice; all from 1 on
-_EDGE = 0.04 * SAMPLE_RATE_HZ  # samples over which the voices change places: a video frame
 
 
 def exchange_for_a_while(estimates: Tensor, share: float) -> Tensor:
     """Exchange the voices of some mixtures for a while each, at random and more or less.
+
+    They change places over a video frame.
 
     Shape: estimates (B, S, T) -> (B, S, T), whose sum is the same.
 
@@ -30,7 +31,8 @@ def exchange_for_a_while(estimates: Tensor, share: float) -> Tensor:
     batch_size, _, num_samples = estimates.shape
     chosen, length, centre, amount = torch.rand(4, batch_size, 1)
     half = (_SHORTEST + (_LONGEST - _SHORTEST) * length) * num_samples / 2
-    inside = ((half - (torch.arange(num_samples) - centre * num_samples).abs()) / _EDGE + 0.5).clamp(0, 1)
+    distance = (torch.arange(num_samples) - centre * num_samples).abs()
+    inside = ((half - distance) / FRAME_SAMPLES + 0.5).clamp(0, 1)
     amount = (_LEAST + (_MOST - _LEAST) * amount).clamp(max=1) * (chosen < share)
     weight = (amount * inside)[:, None].to(estimates)
     return torch.lerp(estimates, estimates.flip(1), weight)
