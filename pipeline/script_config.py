@@ -1,7 +1,9 @@
 """What the scripts share about configurations: resolvers and errors for people."""
 
 import os
+import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -75,6 +77,8 @@ def usage_errors(script: str) -> Iterator[None]:
         wrapped = isinstance(error, HydraException) and error.__cause__ is not None
         if wrapped and isinstance(error.__cause__, ValueError):
             error = error.__cause__
+        elif wrapped and (foreign := _foreign_option(error)):
+            error = ValueError(foreign)
         elif wrapped and not isinstance(error.__cause__, HydraException | OmegaConfBaseException):
             raise
         if _SHOWS_TRACEBACKS:
@@ -82,6 +86,24 @@ def usage_errors(script: str) -> Iterator[None]:
         hint = _QUOTES if isinstance(error, OverrideParseException) else ""
         print(f"{script}: {error}{hint}\n(HYDRA_FULL_ERROR=1 shows where)", file=sys.stderr)
         sys.exit(USAGE_ERROR)
+
+
+def _foreign_option(error: HydraException) -> str | None:
+    """A message for an option that the chosen `_target_` does not take, as an experiment may set it for another."""
+    cause = error.__cause__
+    name = (
+        re.search(r"unexpected keyword argument '(\w+)'", str(cause))
+        if isinstance(cause, TypeError)
+        else None
+    )
+    place = re.search(r"^full_key: (\S+)$", str(error), re.MULTILINE)
+    # Hydra's own frame alone: what is called has not begun, so that it is no defect within it.
+    if name is None or place is None or len(traceback.extract_tb(cause.__traceback__)) > 1:
+        return None
+    return (
+        f"{place[1]} has no option {name[1]}, which an experiment or the command line set: leave it out with "
+        f"~{place[1]}.{name[1]}"
+    )
 
 
 def run_script(main: Callable[[], None], script: str) -> None:

@@ -93,7 +93,8 @@ class CachedLips:
         if self._missing == "error":
             raise ValueError(
                 f"{message}. Add them with: python precompute_visual.py --root {self._root} --out {self._cache.path}"
-                " (with the weights of this cache); or set missing_lips=mask to go without the lips of these speakers"
+                " (with the weights of this cache); or set datasets.missing_lips=mask to go without the lips of these"
+                " speakers"
             )
         logger.warning("%s; these speakers are taken as having no lips", message)
 

@@ -85,7 +85,7 @@ def require_complete(root: str | Path, index: list[dict[str, Any]], problems: li
         more = f"\n  and {len(reasons) - _NAMED} more" if len(reasons) > _NAMED else ""
         raise ValueError(
             f"{root}: {len(reasons)} files cannot be trained on or validated against; mend or remove them, or set "
-            f"strict=false to go on without them:\n{listed}{more}"
+            f"datasets.strict=false to go on without them:\n{listed}{more}"
         )
 
 

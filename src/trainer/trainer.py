@@ -44,11 +44,12 @@ class Trainer(BaseTrainer):
             TrainingDiverged: the loss is not finite; names the mixtures.
         """
         batch = self.transform_batch(self.move_batch_to_device(batch), is_train=is_train)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp):
-            if is_train and self._refines():
-                with torch.no_grad():
-                    earlier = self.trained(**batch)["estimates"].float()
-                batch["earlier"] = exchange_for_a_while(earlier, self.settings["exchanged_share"])
+        if is_train and self._refines():
+            # An autocast of its own: the copies of weights that it keeps have no gradients.
+            with torch.no_grad(), self._autocast():
+                earlier = self.trained(**batch)["estimates"].float()
+            batch["earlier"] = exchange_for_a_while(earlier, self.settings["exchanged_share"])
+        with self._autocast():
             outputs = self.trained(**batch) if is_train else self._separate_unpadded(batch)
         batch = {**batch, **outputs, "estimates": outputs["estimates"].float()}
         batch.update(self.criterion(**batch))
@@ -65,6 +66,9 @@ class Trainer(BaseTrainer):
             for metric in self.metrics["train" if is_train else "inference"]:
                 tracker.update(metric.name, metric(**batch), n=size)
         return batch
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp)
 
     def _refines(self) -> bool:
         """Whether this step trains a pass that goes on from an earlier one; such steps are spread evenly."""

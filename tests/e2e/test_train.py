@@ -109,6 +109,7 @@ def test_a_time_limit_is_a_success_and_keeps_a_checkpoint(work):
         (["datasets.root=absent"], "absent"),
         (["trainer.n_epoch=1"], "n_epoch"),
         (["model=largest"], "largest"),
+        (["scheduler=constant", "+scheduler.warmup_steps=3"], "leave it out with ~scheduler.warmup_steps"),
         (["+experiment=course"], "root not given: add root=..."),
         (["trainer.amp=half"], "trainer.amp=half"),
         (["trainer.val_period=0"], "trainer.val_period=0: take 1 or more"),

@@ -2,7 +2,8 @@
 
 import hydra
 import pytest
-from omegaconf import DictConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
 
 from pipeline.script_config import check_options, usage_errors
 
@@ -72,3 +73,30 @@ def test_text_in_place_of_a_number(script, options, message):
 def test_what_is_missing_is_named(script):
     code, said = script("steps=2")
     assert code == 2 and said.startswith("script.py: root not given: add root=...\n")
+
+
+class Built:
+    """What a configuration may name; size 0 shows a defect within."""
+
+    def __init__(self, size: int) -> None:
+        if size == 0:
+            Built(weight=1)
+
+
+def build(**options):
+    config = OmegaConf.create({"model": {"_target_": f"{__name__}.Built", **options}})
+    with usage_errors("script.py"):
+        hydra.utils.instantiate(config.model)
+
+
+def test_an_option_of_another_choice_is_named(capsys):
+    build(size=1)
+    with pytest.raises(SystemExit):
+        build(size=1, weight=2)
+    assert "script.py: model has no option weight" in (said := capsys.readouterr().err)
+    assert "~model.weight" in said
+
+
+def test_a_defect_in_what_is_built_is_no_usage_error():
+    with pytest.raises(HydraException, match="weight"):
+        build(size=0)

@@ -1,5 +1,6 @@
 """Every choice of every group composes, and every `_target_` exists."""
 
+import inspect
 from pathlib import Path
 
 import hydra
@@ -62,6 +63,24 @@ def test_the_recipe_for_the_course_composes():
     assert config["trainer"]["n_epochs"] * config["trainer"]["epoch_len"] > 50_000
     for target in targets(config):
         get_object(target)
+
+
+@pytest.mark.parametrize("model", [choice for group, choice in CHOICES if group == "model"])
+def test_the_recipe_for_the_course_takes_any_model(model):
+    config = compose("train", "+experiment=course", "root=data", "visual_dim=8", f"model={model}")
+    built = hydra.utils.instantiate(config["model"])
+    assert sum(parameter.numel() for parameter in built.parameters()) > 0
+    assert config["model"].get("as_unseen") in (False, None)
+
+
+@pytest.mark.parametrize("datasets", ["course", "dynamic_mixing", "avss"])
+def test_what_messages_of_datasets_offer_reaches_every_part(datasets):
+    options = ("datasets.strict=false", "datasets.missing_lips=mask")
+    config = compose("train", "+experiment=course", "root=data", f"datasets={datasets}", *options)["datasets"]
+    for part in ("train", "val"):
+        assert (config[part]["strict"], config[part]["missing_lips"]) == (False, "mask")
+        taken = inspect.signature(get_object(config[part]["_target_"])).parameters
+        assert config[part].keys() - {"_target_"} <= taken.keys()
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)

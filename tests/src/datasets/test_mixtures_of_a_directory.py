@@ -187,7 +187,7 @@ def test_training_refuses_what_it_cannot_use_and_lists_the_first(directory):
         AVSSDataset(directory.root, "train")
     message = str(caught.value)
     assert "nounderscore.wav" in message and "0_x.wav" in message and "12 more" in message
-    assert "strict=false" in message
+    assert "set datasets.strict=false" in message
     dataset = AVSSDataset(directory.root, "train", strict=False)
     assert len(dataset) == 8
     assert [Path(path).name for path, _ in dataset.problems] == ["nounderscore.wav"]
@@ -216,7 +216,7 @@ def test_mouths_that_the_cache_lacks(directory, missing, caplog):
         with pytest.raises(ValueError, match=r"mouths/2\.npz") as caught:
             AVSSDataset(directory.root, "train", cache=directory.cache)
         assert f"precompute_visual.py --root {directory.root} --out {directory.cache}" in str(caught.value)
-        assert "mouths/4.npz" in str(caught.value)
+        assert "mouths/4.npz" in str(caught.value) and "set datasets.missing_lips=mask" in str(caught.value)
     else:
         dataset = AVSSDataset(directory.root, "train", cache=directory.cache, missing_lips="mask")
         assert "mouths/2.npz" in caplog.text
