@@ -26,10 +26,10 @@ def run(config: DictConfig) -> int:
     for key, meaning in (("pred", "the separated voices"), ("truth", "the true voices")):
         if config[key] is None:
             raise FolderError(f"{key}= is missing: the folder with s1/ and s2/ of {meaning}")
-    pred, truth = absolute(str(config.pred)), absolute(str(config.truth))
-    mix = None if config.mix is None else absolute(str(config.mix))
-    out = pred if config.out is None else absolute(str(config.out))
-    speakers = {} if config.groups is None else read_speakers(absolute(str(config.groups)))
+    pred, truth = absolute(config.pred), absolute(config.truth)
+    mix = None if config.mix is None else absolute(config.mix)
+    out = pred if config.out is None else absolute(config.out)
+    speakers = {} if config.groups is None else read_speakers(absolute(config.groups))
     group_by = config.group_by or ("speaker" if speakers else "file")
     grouping = Grouping(group_by, split_name, speakers)
     pairing = pair_files(pred, truth, mix, extensions=AUDIO_EXTENSIONS)

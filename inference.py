@@ -10,6 +10,7 @@ import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from pipeline.layout import find_mouths
 from pipeline.lipreading.weights import file_digest
 from pipeline.script_config import check_options, register_resolvers, run_script, usage_errors
 from src.trainer.inferencer import Inferencer
@@ -25,7 +26,7 @@ register_resolvers()
 
 
 def make_datasets(config: DictConfig) -> dict:
-    """The datasets to separate, without lips: these are the inferencer's business."""
+    """The datasets to separate. Lips are the inferencer's business; a cache that stands in for mouths parts names."""
     known = {part: c for part, c in config.datasets.items() if OmegaConf.is_dict(c) and "_target_" in c}
     parts = config.inferencer.parts or [part for part in known if part != "train"]
     parts = [parts] if isinstance(parts, str) else parts
@@ -38,7 +39,8 @@ def make_datasets(config: DictConfig) -> dict:
             f"part={config.part}: the chosen datasets have {', '.join(parts)}; leave out datasets=, which takes any "
             "part, or choose with inferencer.parts"
         )
-    lenient = {"cache": None, "strict": False}
+    stands_in = config.cache is not None and find_mouths(config.root) is None
+    lenient = {"cache": str(absolute(config.cache)) if stands_in else None, "strict": False}
     own = {part: {key: lenient[key] for key in lenient if key in known[part]} for part in parts}
     return {part: instantiate(known[part], **own[part]) for part in parts}
 

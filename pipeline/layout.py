@@ -82,14 +82,14 @@ def split_name(stem: str, known_ids: Collection[str]) -> tuple[str, str]:
     """Split a mixture's name ``<id1>_<id2>`` into its two ids.
 
     Ids may hold underscores themselves. The last underscore that makes both halves known ids wins. Where none does,
-    the only underscore is taken, or else the only one that makes one half known; without any known ids, the last.
+    the only underscore is taken, or else the only one that makes one half known; where no half is known, the last.
 
     Args:
         stem: file name without extension.
-        known_ids: ids that have a mouth file.
+        known_ids: ids that have lips.
 
     Raises:
-        LayoutError: no underscore parts the name, or several could and the known ids do not decide.
+        LayoutError: no underscore parts the name, or several make one half known.
     """
     splits = [
         (stem[:place], stem[place + 1 :])
@@ -98,8 +98,6 @@ def split_name(stem: str, known_ids: Collection[str]) -> tuple[str, str]:
     ]
     if not splits:
         raise LayoutError(f"{stem}: the name has no underscore between two ids; expected <id1>_<id2>")
-    if not known_ids:
-        return splits[-1]
     both = [split for split in splits if split[0] in known_ids and split[1] in known_ids]
     if both:
         if len(both) > 1:
@@ -112,16 +110,20 @@ def split_name(stem: str, known_ids: Collection[str]) -> tuple[str, str]:
     if len(splits) == 1:
         return splits[0]
     one = [split for split in splits if split[0] in known_ids or split[1] in known_ids]
+    if not one:
+        return splits[-1]
     if len(one) == 1:
         return one[0]
-    choices = ", ".join(f"{first} + {second}" for first, second in (one or splits))
+    choices = ", ".join(f"{first} + {second}" for first, second in one)
     raise LayoutError(
         f"{stem}: the name is ambiguous, it could be {choices}; "
         "rename the file, or add the mouth files of both ids so that they decide"
     )
 
 
-def index_mixes(root: str | Path, part: str | None = None) -> tuple[list[Mix], list[tuple[Path, str]]]:
+def index_mixes(
+    root: str | Path, part: str | None = None, cached_ids: Collection[str] = ()
+) -> tuple[list[Mix], list[tuple[Path, str]]]:
     """List the mixtures of a data directory with their truths and mouths.
 
     Only directory listings are read, no file is opened, so that 28,000 mixtures take about a second.
@@ -129,6 +131,8 @@ def index_mixes(root: str | Path, part: str | None = None) -> tuple[list[Mix], l
     Args:
         root: the data directory.
         part: ``None`` for ``audio/mix``, otherwise the part of the course's data set, e.g. ``train``.
+        cached_ids: ids whose lips are at hand without their mouth files. They part the names of mixtures where the
+            directory has no mouths.
 
     Returns:
         The mixtures sorted by name, and the files that cannot be used, each with its reason.
@@ -143,10 +147,11 @@ def index_mixes(root: str | Path, part: str | None = None) -> tuple[list[Mix], l
     problems: list[tuple[Path, str]] = []
     truths = {voice: _audio_by_stem(folder / voice, problems) for voice in ("s1", "s2")}
     mouths = list_mouths(root)
+    known_ids = mouths.keys() or cached_ids
     mixes = []
     for stem, path in sorted(_audio_by_stem(folder / "mix", problems).items()):
         try:
-            id1, id2 = split_name(stem, mouths.keys())
+            id1, id2 = split_name(stem, known_ids)
         except LayoutError as error:
             problems.append((path, str(error)))
             continue
@@ -181,7 +186,9 @@ def _audio_by_stem(folder: Path, problems: list[tuple[Path, str]]) -> dict[str, 
     for name in _names(folder) if folder.is_dir() else []:
         stem, extension = os.path.splitext(name)
         if extension.lower() in AUDIO_EXTENSIONS:
-            if stem in found:
+            if not _is_unicode(name):
+                problems.append((folder / name, "its name is not UTF-8; rename it"))
+            elif stem in found:
                 problems.append(
                     (folder / name, f"has the same name as {found[stem].name}; keep one of the two")
                 )
@@ -190,6 +197,11 @@ def _audio_by_stem(folder: Path, problems: list[tuple[Path, str]]) -> dict[str, 
         elif extension.lower() in UNSUPPORTED_AUDIO:
             problems.append((folder / name, f"{extension} is not read; convert it to wav, flac or mp3"))
     return found
+
+
+def _is_unicode(name: str) -> bool:
+    """Whether a name is text: undecodable bytes of a name are lone surrogates in Python."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _absent_mix(root: Path, expected: Path) -> str:

@@ -109,6 +109,7 @@ def _foreign_option(error: HydraException) -> str | None:
 def run_script(main: Callable[[], None], script: str) -> None:
     """Run a script's Hydra entry point, so that an option that does not exist is a usage error too."""
     keep_freed_memory()
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     # Hydra itself would end a misspelt option and a defect of the program alike, in exit code 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:

@@ -44,7 +44,7 @@ class AVSSDataset(BaseDataset):
         instance_transforms: Mapping[str, Callable] | None = None,
         seed: int = 0,
     ) -> None:
-        index, self.problems = mixture_index(root, part)
+        index, self.problems = mixture_index(root, part, cache)
         if strict:
             require_complete(Path(root) / "audio" / part, index, self.problems)
         super().__init__(index, limit, shuffle_index, item_transforms, instance_transforms, seed)

@@ -50,7 +50,7 @@ class CustomDirDataset(BaseDataset):
             raise ValueError(
                 f"cache={cache} and a front-end are both given: embeddings come from one of the two"
             )
-        index, self.problems = mixture_index(path, part)
+        index, self.problems = mixture_index(path, part, cache)
         if not index and not self.problems:
             folder = "audio/mix" if part is None else f"audio/{part}/mix"
             raise ValueError(f"{path}: no mixtures (wav, flac or mp3) in its folder {folder}")

@@ -121,7 +121,7 @@ class DynamicMixingDataset(BaseDataset):
             raise ValueError(f"level_db={list(level_db)}: the sign is drawn; give 0 or more")
         if self._segment < FRAME_SAMPLES:
             raise ValueError(f"segment_s={segment_s}: must be at least one video frame, 0.04 s")
-        mixes, problems = mixture_index(root, part)
+        mixes, problems = mixture_index(root, part, cache)
         if strict:
             require_complete(Path(root) / "audio" / part, mixes, problems)
         super().__init__(voice_index(mixes), limit, shuffle_index, item_transforms, instance_transforms, seed)

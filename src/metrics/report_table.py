@@ -90,7 +90,7 @@ def write_report(evaluation: Evaluation, folder: Path, settings: dict[str, Any])
         settings: what was asked for, kept in the summary.
     """
     text = _csv_text(evaluation)
-    write_atomically(folder / CSV_NAME, lambda stream: stream.write(text.encode()))
+    write_atomically(folder / CSV_NAME, lambda stream: stream.write(text.encode(errors="backslashreplace")))
     write_json({"settings": settings, **summary(evaluation)}, folder / JSON_NAME)
 
 

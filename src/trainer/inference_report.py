@@ -107,7 +107,9 @@ class PartReport:
                 "not counted in the factor)"
             )
         lines += _listed("remarks", self.remarks)
-        lines += _listed("separated without lips, since their mouth file cannot be used", self.damaged)
+        lines += _listed(
+            "separated without the lips of a voice, since its mouth file cannot be used", self.damaged
+        )
         lines += _listed("failed", self.failures)
         return "\n".join(lines)
 

@@ -31,7 +31,7 @@ from src.trainer.recording import Recording, Window, collate_windows
 from src.trainer.scoring import Value, Written, score
 from src.trainer.shifted_passes import separate_shifted
 from src.trainer.voice_files import OUTPUT_FORMATS, VOICES, voice_files
-from src.trainer.windowing import count_frames, lips_of_window, plan_windows
+from src.trainer.windowing import count_frames, counts_as_lips, lips_of_window, plan_windows
 from src.utils.io_utils import make_folder, write_json
 
 # A video may end so much earlier or later than the sound before it is remarked on.
@@ -338,5 +338,8 @@ def _remarks_on_length(
                 f"the video of {recording.record[voice]} lasts {video_s:.2f} s, the audio {recording.seconds:.2f} s; "
                 "aligned from the start"
             )
+            unused = [window for window in recording.plan if not counts_as_lips(len(lips), *window)]
+            if unused:
+                remark += f"; too short to be used in {len(unused)} of {len(recording.plan)} windows"
             remarks.append((recording.name, remark))
     return remarks

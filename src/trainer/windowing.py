@@ -106,13 +106,18 @@ class Joiner:
         return joined[:, :ready]
 
 
+def counts_as_lips(num_frames: int, start: int, stop: int) -> bool:
+    """Whether a video from the start of the recording covers half of a window at least."""
+    covered = min(num_frames, stop) - start
+    return covered > 0 and 2 * covered >= stop - start
+
+
 def lips_of_window(
     lips: Sequence[np.ndarray | None], start: int, stop: int, dim: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Lip embeddings of one window.
 
-    A video that ends inside the window is held at its last frame. One that covers less than half of the window
-    does not count as lips there.
+    A video that ends inside the window is held at its last frame, if it counts as lips there (`counts_as_lips`).
 
     Args:
         lips: per voice (F, D) from the start of the recording, or None without lips.
@@ -125,8 +130,8 @@ def lips_of_window(
     visual = np.zeros((len(lips), stop - start, dim), np.float32)
     mask = np.zeros(len(lips), bool)
     for voice, whole in enumerate(lips):
-        piece = () if whole is None else whole[start:stop]
-        if len(piece) and 2 * len(piece) >= stop - start:
+        if whole is not None and counts_as_lips(len(whole), start, stop):
+            piece = whole[start:stop]
             visual[voice, : len(piece)] = piece
             visual[voice, len(piece) :] = piece[-1]
             mask[voice] = True

@@ -11,7 +11,13 @@ ROOT_PATH = Path(__file__).resolve().parents[2]
 
 
 def absolute(path: str | Path) -> Path:
-    """A path as the user meant it: relative ones start at the working directory, `~` is the home folder."""
+    """A path as the user meant it: relative ones start at the working directory, `~` is the home folder.
+
+    Raises:
+        ValueError: it is no text, as a folder's name of digits is not on a command line that Hydra reads.
+    """
+    if not isinstance(path, str | Path):
+        raise ValueError(f"{path} is taken as a number or as nothing, not as a path: put ./ before it")
     return Path(path).expanduser().absolute()
 
 
@@ -63,6 +69,6 @@ def read_json(path: str | Path) -> Any:
 
 
 def write_json(content: Any, path: str | Path) -> None:
-    """Write JSON atomically."""
+    """Write JSON atomically. Names of files that are not UTF-8 keep their bytes as escapes."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda stream: stream.write(text.encode()))
+    write_atomically(path, lambda stream: stream.write(text.encode(errors="backslashreplace")))

@@ -207,6 +207,45 @@ def test_cached_lips_give_what_computed_ones_give(work, tmp_path):
             assert np.abs(computed - cached).max() <= 1
 
 
+def test_a_cache_stands_in_for_mouths_whose_ids_have_underscores(work, tmp_path):
+    root = tmp_path / "data"
+    for source, name in (("audio/mix/01_02.wav", "audio/mix/a_1_b_2.wav"),
+                         ("mouths/01.npz", "mouths/a_1.npz"), ("mouths/02.npz", "mouths/b_2.npz")):  # fmt: skip
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(work / "data" / source, root / name)
+    cache = make_cache(root, tmp_path / "lips.h5", work / "front_end.pt")
+    shutil.rmtree(root / "mouths")
+    checkpoint = f"checkpoint={work / 'av.pt'}"
+    assert run_quickly(checkpoint, f"root={root}", f"save_path={tmp_path / 'out'}", f"cache={cache}")
+    assert run_quickly(checkpoint, f"root={work / 'data'}", f"save_path={tmp_path / 'with_mouths'}")
+    for voice, same in zip(read(tmp_path / "out", "a_1_b_2.wav"), read(tmp_path / "with_mouths")):
+        assert np.abs(voice - same).max() <= 1
+
+
+def test_a_name_that_is_not_utf8_is_told_and_ends_no_run(work, tmp_path):
+    name = os.fsdecode(b"caf\xe9_1.wav")
+    (tmp_path / "data/audio/mix").mkdir(parents=True)
+    for copy in (name, "1_2.wav"):
+        shutil.copy(work / "data/audio/mix/01_02.wav", tmp_path / "data/audio/mix" / copy)
+    done = command_line(
+        f"root={tmp_path / 'data'}",
+        f"save_path={tmp_path / 'out'}",
+        f"checkpoint={work / 'audio.pt'}",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 3, done.stderr
+    assert "1 of 2 recordings" in done.stdout and r"caf\udce9_1.wav: its name is not UTF-8" in done.stdout
+    (failure,) = json.loads((tmp_path / "out/inference.json").read_text())["parts"]["custom"]["failures"]
+    assert os.path.basename(failure["file"]) == name
+
+
+def test_a_path_of_digits_is_asked_for_as_a_path(work, tmp_path):
+    done = command_line(
+        f"root={work / 'data'}", "save_path=2024_05", f"checkpoint={work / 'audio.pt'}", cwd=tmp_path
+    )
+    assert done.returncode == 2 and "202405 is taken as a number" in done.stderr, done.stderr
+
+
 def test_swapped_mouth_files_swap_the_voices(work, tmp_path):
     shutil.copytree(work / "data", tmp_path / "data")
     mouths = tmp_path / "data/mouths"

@@ -101,6 +101,12 @@ def test_a_time_limit_is_a_success_and_keeps_a_checkpoint(work):
     assert 0 < load_checkpoint(work / "saved/short/last.pt")["step"] < 100000
 
 
+def test_a_data_set_without_validation_can_be_trained_on(work):
+    done = train(work, "run_name=blind", "datasets.val=null", "trainer.monitor=off")
+    assert done.returncode == 0, done.stderr
+    assert load_checkpoint(work / "saved/blind/last.pt")["step"] == 3
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

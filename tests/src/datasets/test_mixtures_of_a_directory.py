@@ -106,6 +106,23 @@ def test_a_cache_stands_in_for_a_directory_without_any_mouths(directory):
     assert item["visual_mask"].tolist() == [True, False]
 
 
+def test_ids_of_the_cache_part_names_where_there_are_no_mouths(directory):
+    directory.mixture("a_1_b_2", "train")
+    directory.lips(a_1=13, b_2=13)
+    dataset = AVSSDataset(directory.root, "train", cache=directory.cache)
+    assert dataset[0]["visual_mask"].tolist() == [True, True]
+    (directory.root / "mouths").mkdir()
+    assert AVSSDataset(directory.root, "train", cache=directory.cache).index[0]["id1"] == "a_1_b"
+
+
+def test_a_mixture_of_two_without_mouths_is_used_beside_others_that_have_them(directory):
+    directory.mixture("a_1_b_2")
+    directory.mouths("elsewhere")
+    dataset = CustomDirDataset(directory.root)
+    assert not dataset.problems
+    assert dataset[0]["visual_mask"].tolist() == [False, False]
+
+
 def test_audio_only_use_has_no_visual(directory):
     directory.mixture("1_2")
     directory.mouths("1", "2")

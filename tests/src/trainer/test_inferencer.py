@@ -265,6 +265,7 @@ def test_video_shorter_than_the_audio_is_remarked_on_and_lipless_windows_keep_th
     write_mouth(tmp_path, "b", 200, 250)
     report, _ = infer(tmp_path, tmp_path / "out", LipCued(), lips=lips(), window_s=4)
     assert [("10.00 s" in text and "20.00 s" in text) for _, text in report.remarks] == [True, True]
+    assert all("too short to be used in 3 of 7 windows" in text for _, text in report.remarks)
     # Without lips LipCued gives the positive part first; the lips of the first half say it is the second's.
     np.testing.assert_allclose(read_voices(tmp_path / "out", "a_b.wav")[1], mix.clip(min=0), atol=1e-6)
 
