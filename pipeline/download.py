@@ -102,7 +102,7 @@ OURS = {
     "small": Ours(
         "small.safetensors",
         "separator on sync_light",
-        "ec3ac7cd759ef09fd727a37c0ab2226034802784b1dd78a15cda2755529562bb",
+        "cc9c2ce51768b281a0ec43af944d819a68f1b03330e3946f3e497282605c4f6b",
     ),
 }
 
