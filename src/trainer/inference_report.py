@@ -19,7 +19,7 @@ class PartReport:
         folder: where the voices were written.
         logs: mean of every metric over recordings and voices.
         undefined: voices without a value, for metrics where there are any.
-        num_recordings: how many there are, files that the dataset could not use included.
+        num_recordings: how many there are, mixtures that the dataset could not use included.
         num_written: how many were separated.
         num_by_lips: how many of them with the lips of one voice at least.
         num_exchanged: windows whose voices were exchanged, since the lips agree with them in the other order.

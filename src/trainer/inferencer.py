@@ -133,10 +133,13 @@ class Inferencer:
 
     def _inference_part(self, part: str, dataset: Any) -> dict[str, float]:
         report = self.reports[part]
-        problems = list(getattr(dataset, "problems", ()))
-        for path, reason in problems:
-            self._fail(str(path), reason, report)
-        report.num_recordings = len(dataset.index) + len(problems)
+        report.num_recordings = len(dataset.index)
+        for path, reason in getattr(dataset, "problems", ()):
+            if Path(path).parent.name == "mix":
+                report.num_recordings += 1
+                self._fail(str(path), reason, report)
+            else:
+                report.failures.append((str(path), f"cannot be scored against: {reason}"))
         headers = self._headers(dataset.index, report)
         total_s = sum(info.num_samples / info.rate_hz for _, info in headers)
         shown = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}]"

@@ -301,6 +301,18 @@ def test_windows_waiting_for_their_like_are_bounded(tmp_path):
     assert len(os.listdir(tmp_path / "out/s2")) == 12
 
 
+def test_a_truth_that_is_no_use_is_named_and_is_no_recording(tmp_path):
+    write(tmp_path / "audio/mix/a_b.wav", noise(16_000))
+    (tmp_path / "audio/s1").mkdir()
+    (tmp_path / "audio/s1/a_b.ogg").write_bytes(b"")
+    report, _ = infer(tmp_path, tmp_path / "out")
+    assert (report.num_recordings, report.num_written, report.complete) == (1, 1, False)
+    ((path, reason),) = report.failures
+    assert os.path.basename(path) == "a_b.ogg" and reason.startswith(
+        "cannot be scored against: .ogg is not read"
+    )
+
+
 def test_bad_files_do_not_stop_the_rest_and_are_named(tmp_path):
     folder = tmp_path / "audio/mix"
     write(folder / "good_one.wav", noise(16_000))
