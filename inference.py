@@ -10,9 +10,9 @@ import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline.layout import find_mouths
 from pipeline.lipreading.weights import file_digest
 from pipeline.script_config import check_options, register_resolvers, run_script, usage_errors
+from src.datasets.inference_datasets import inference_datasets
 from src.trainer.inferencer import Inferencer
 from src.trainer.lip_source import open_lips
 from src.trainer.order_check import open_order_check
@@ -25,26 +25,6 @@ INCOMPLETE = 3
 register_resolvers()
 
 
-def make_datasets(config: DictConfig) -> dict:
-    """The datasets to separate. Lips are the inferencer's business; a cache that stands in for mouths parts names."""
-    known = {part: c for part, c in config.datasets.items() if OmegaConf.is_dict(c) and "_target_" in c}
-    parts = config.inferencer.parts or [part for part in known if part != "train"]
-    parts = [parts] if isinstance(parts, str) else parts
-    if unknown := set(parts) - set(known):
-        raise ValueError(
-            f"inferencer.parts: no {', '.join(unknown)} in datasets; there are {', '.join(known)}"
-        )
-    if config.part is not None and not any(known[part].get("part") == config.part for part in parts):
-        raise ValueError(
-            f"part={config.part}: the chosen datasets have {', '.join(parts)}; leave out datasets=, which takes any "
-            "part, or choose with inferencer.parts"
-        )
-    stands_in = config.cache is not None and find_mouths(config.root) is None
-    lenient = {"cache": str(absolute(config.cache)) if stands_in else None, "strict": False}
-    own = {part: {key: lenient[key] for key in lenient if key in known[part]} for part in parts}
-    return {part: instantiate(known[part], **own[part]) for part in parts}
-
-
 def run(config: DictConfig) -> bool:
     """Separate, print and write the report; returns whether nothing is missing."""
     check_options(config)
@@ -53,7 +33,7 @@ def run(config: DictConfig) -> bool:
     device = resolve_device(settings.device)
     separator = load_separator(choose_checkpoint(settings.from_pretrained, config.run_dir))
     print(f"checkpoint: {separator.path}\ndevice: {describe_device(device)}", flush=True)
-    datasets = make_datasets(config)
+    datasets = inference_datasets(config)
     records = [record for dataset in datasets.values() for record in dataset.index]
     where = {"weights": config.weights, "folders": separator.folders}
     how = {"device": device, "use": settings.lips, "shift_frames": settings.lip_shift_frames}
