@@ -212,6 +212,8 @@ def _absent_mix(root: Path, expected: Path) -> str:
         remedy = f"its parts are {', '.join(parts)}: choose one of them"
     elif (root / "audio" / "mix").is_dir():
         remedy = "it has audio/mix and no parts: leave the part out"
+    elif (root / "mix").is_dir() and root.parent.name == "audio":
+        remedy = f"it is the part {root.name} of {root.parent.parent}: give that directory, and the part"
     elif (root / "mix").is_dir():
         remedy = f"mix lies directly in it: give {root.parent} if that is the directory that holds audio/"
     else:

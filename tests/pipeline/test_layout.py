@@ -120,6 +120,9 @@ def test_an_absent_folder_of_mixtures_says_what_was_found(tmp_path):
         index_mixes(tmp_path / "audio")
     with pytest.raises(LayoutError, match="holds audio; it has audio/mix and no parts"):
         index_mixes(tmp_path, "test")
+    touch(tmp_path / "audio" / "val" / "mix" / "1_2.wav")
+    with pytest.raises(LayoutError, match=f"it is the part val of {tmp_path}: give that directory"):
+        index_mixes(tmp_path / "audio" / "val")
 
 
 def test_indexing_is_quick_and_writes_nothing(tmp_path):
