@@ -123,6 +123,8 @@ def _open(path: str | Path) -> soundfile.SoundFile:
         raise AudioError(f"{path}: no such audio file; check the path")
     try:
         stream = soundfile.SoundFile(str(path))
+    except UnicodeEncodeError as error:
+        raise AudioError(f"{path}: its name is not UTF-8; rename it") from error
     except (soundfile.LibsndfileError, TypeError) as error:
         # TypeError: soundfile takes a name that ends in .raw for headerless samples and asks for more
         raise AudioError(

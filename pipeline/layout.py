@@ -186,9 +186,7 @@ def _audio_by_stem(folder: Path, problems: list[tuple[Path, str]]) -> dict[str, 
     for name in _names(folder) if folder.is_dir() else []:
         stem, extension = os.path.splitext(name)
         if extension.lower() in AUDIO_EXTENSIONS:
-            if not _is_unicode(name):
-                problems.append((folder / name, "its name is not UTF-8; rename it"))
-            elif stem in found:
+            if stem in found:
                 problems.append(
                     (folder / name, f"has the same name as {found[stem].name}; keep one of the two")
                 )
@@ -197,11 +195,6 @@ def _audio_by_stem(folder: Path, problems: list[tuple[Path, str]]) -> dict[str, 
         elif extension.lower() in UNSUPPORTED_AUDIO:
             problems.append((folder / name, f"{extension} is not read; convert it to wav, flac or mp3"))
     return found
-
-
-def _is_unicode(name: str) -> bool:
-    """Whether a name is text: undecodable bytes of a name are lone surrogates in Python."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _absent_mix(root: Path, expected: Path) -> str:

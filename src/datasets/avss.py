@@ -44,13 +44,12 @@ class AVSSDataset(BaseDataset):
         instance_transforms: Mapping[str, Callable] | None = None,
         seed: int = 0,
     ) -> None:
-        index, self.problems = mixture_index(root, part, cache)
+        self._lips = None if cache is None else CachedLips(cache, root, missing_lips)
+        index, self.problems = mixture_index(root, part, self._lips)
         if strict:
             require_complete(Path(root) / "audio" / part, index, self.problems)
         super().__init__(index, limit, shuffle_index, item_transforms, instance_transforms, seed)
-        self._lips = None
-        if cache is not None:
-            self._lips = CachedLips(cache, root, missing_lips)
+        if self._lips is not None:
             self._lips.check((record[f"id{s}"], record[f"mouth{s}"]) for record in self.index for s in (1, 2))
 
     def load_instance(self, ind: int) -> dict[str, Any]:

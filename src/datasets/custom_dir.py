@@ -50,17 +50,15 @@ class CustomDirDataset(BaseDataset):
             raise ValueError(
                 f"cache={cache} and a front-end are both given: embeddings come from one of the two"
             )
-        index, self.problems = mixture_index(path, part, cache)
+        cached = None if cache is None else CachedLips(cache, path, missing_lips)
+        index, self.problems = mixture_index(path, part, cached)
         if not index and not self.problems:
             folder = "audio/mix" if part is None else f"audio/{part}/mix"
             raise ValueError(f"{path}: no mixtures (wav, flac or mp3) in its folder {folder}")
         super().__init__(index, limit, shuffle_index, item_transforms, instance_transforms, seed)
-        self._lips = None
-        if front_end is not None:
-            self._lips = ComputedLips(front_end)
-        elif cache is not None:
-            self._lips = CachedLips(cache, path, missing_lips)
-            self._lips.check((record[f"id{s}"], record[f"mouth{s}"]) for record in self.index for s in (1, 2))
+        if cached is not None:
+            cached.check((record[f"id{s}"], record[f"mouth{s}"]) for record in self.index for s in (1, 2))
+        self._lips = cached if front_end is None else ComputedLips(front_end)
 
     def load_instance(self, ind: int) -> dict[str, Any]:
         """Load mixture ``ind``.

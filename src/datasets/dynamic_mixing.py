@@ -121,7 +121,8 @@ class DynamicMixingDataset(BaseDataset):
             raise ValueError(f"level_db={list(level_db)}: the sign is drawn; give 0 or more")
         if self._segment < FRAME_SAMPLES:
             raise ValueError(f"segment_s={segment_s}: must be at least one video frame, 0.04 s")
-        mixes, problems = mixture_index(root, part, cache)
+        self._lips = None if cache is None else CachedLips(cache, root, missing_lips)
+        mixes, problems = mixture_index(root, part, self._lips)
         if strict:
             require_complete(Path(root) / "audio" / part, mixes, problems)
         super().__init__(voice_index(mixes), limit, shuffle_index, item_transforms, instance_transforms, seed)
@@ -144,7 +145,6 @@ class DynamicMixingDataset(BaseDataset):
                 "voices of two speakers at least"
             )
         self._balance = balance and names is not None
-        self._lips = None if cache is None else CachedLips(cache, root, missing_lips)
         self._with_lips, self._without_lips = self._pools(root)
         if same_speaker_share > 0 and np.bincount(self._speaker[self._with_lips]).max() < 2:
             logger.warning("No speaker has two voices with lips: same_speaker_share has no effect")

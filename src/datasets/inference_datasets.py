@@ -5,7 +5,7 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline.layout import find_mouths
+from src.datasets.lips import cache_stands_in
 from src.utils.io_utils import absolute
 
 
@@ -36,7 +36,7 @@ def inference_datasets(config: DictConfig) -> dict[str, Any]:
             f"part={config.part}: the chosen datasets have {', '.join(parts)}; leave out datasets=, which takes any "
             "part, or choose with inferencer.parts"
         )
-    stands_in = config.cache is not None and find_mouths(config.root) is None
+    stands_in = config.cache is not None and cache_stands_in(config.root)
     lenient = {"cache": str(absolute(config.cache)) if stands_in else None, "strict": False}
     own = {part: {key: lenient[key] for key in lenient if key in known[part]} for part in parts}
     return {part: instantiate(known[part], **own[part]) for part in parts}

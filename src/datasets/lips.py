@@ -44,6 +44,11 @@ class FrontEnd(Protocol):
         """Embeddings (F, D) float16 of a mouth file."""
 
 
+def cache_stands_in(root: str | Path) -> bool:
+    """Whether a cache decides whose lips there are, since a data directory has no folder of mouths."""
+    return find_mouths(root) is None
+
+
 class CachedLips:
     """Lips out of a cache file.
 
@@ -69,7 +74,7 @@ class CachedLips:
         self._root, self._missing = root, missing
         self._cache = FeatureCache(cache)
         self._ids = frozenset(self._cache.ids())
-        self._cache_decides = find_mouths(root) is None
+        self._cache_decides = cache_stands_in(root)
         self.dim = self._cache.dim
 
     def check(self, wanted: Iterable[tuple[str, str | None]]) -> None:
@@ -97,6 +102,11 @@ class CachedLips:
                 " speakers"
             )
         logger.warning("%s; these speakers are taken as having no lips", message)
+
+    @property
+    def standing_in(self) -> frozenset[str]:
+        """Ids whose lips there are without their mouth files: all of the cache, where it decides."""
+        return self._ids if self._cache_decides else frozenset()
 
     def has(self, speaker_id: str, mouth: str | None) -> bool:
         """Whether the id is in the cache, and has a mouth file where the directory has any."""

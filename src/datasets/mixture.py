@@ -27,23 +27,22 @@ import numpy as np
 import torch
 
 from pipeline.audio_io import SAMPLE_RATE_HZ
-from pipeline.cache import FeatureCache
-from pipeline.layout import find_mouths, index_mixes
+from pipeline.layout import index_mixes
 from pipeline.mouths import FRAME_RATE_HZ
-from src.datasets.lips import FRAME_SAMPLES, Lips, fit_frames
+from src.datasets.lips import FRAME_SAMPLES, CachedLips, Lips, fit_frames
 
 _NAMED = 5  # how many files a message lists
 _TOLERATED_S = 0.2
 
 
 def mixture_index(
-    root: str | Path, part: str | None = None, cache: str | Path | None = None
+    root: str | Path, part: str | None = None, lips: CachedLips | None = None
 ) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
     """Index the mixtures of a directory.
 
     Args:
         root, part: see ``index_mixes``.
-        cache: file of lip embeddings, whose ids part the names of mixtures where the directory has no mouths.
+        lips: where they stand in for mouth files, their ids part the names of mixtures.
 
     Returns:
         One dict per mixture, sorted by name, with the keys ``utt_id``, ``mix``, ``s1``, ``s2``, ``id1``, ``id2``,
@@ -52,10 +51,8 @@ def mixture_index(
 
     Raises:
         LayoutError: the folder of mixtures is absent.
-        CacheError: the cache cannot be read.
     """
-    cached_ids = () if cache is None or find_mouths(root) is not None else FeatureCache(cache).ids()
-    mixes, problems = index_mixes(root, part, frozenset(cached_ids))
+    mixes, problems = index_mixes(root, part, () if lips is None else lips.standing_in)
     index = [
         {
             "utt_id": mix.name,

@@ -98,8 +98,12 @@ def run_folder(settings: Mapping[str, Any], run_name: str, rank: Rank) -> Iterat
         rank: this process.
 
     Raises:
-        ValueError: the folder holds a run already and neither was asked for, or it cannot be made.
+        ValueError: the folder holds a run already and neither was asked for, or it cannot be made; the name is no text.
     """
+    if not isinstance(run_name, str):
+        raise ValueError(
+            f"run_name={run_name}: is taken as a number or as nothing, not as a name: add a letter"
+        )
     folder = absolute(settings["save_dir"]) / run_name
     if not rank.is_main:
         yield folder

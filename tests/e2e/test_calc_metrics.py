@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -162,6 +164,20 @@ def test_bad_data_is_exit_code_3_with_everything_listed_and_no_traceback(corpus)
     assert groups[NAMES[0], "s2"] == "b" and groups[NAMES[1], "s1"] == "a"
     assert groups[NAMES[2], "s1"] == groups[NAMES[2], "s2"] == NAMES[2]
     assert "bootstrap over 3 groups (by speaker)" in result.stdout
+
+
+def test_a_name_that_is_not_utf8_is_listed_and_the_rest_scored(corpus):
+    name = os.fsdecode(b"caf\xe9_1.wav")
+    for folder in ("pred", "truth"):
+        for voice in ("s1", "s2"):
+            shutil.copy(corpus / folder / voice / f"{NAMES[0]}.wav", corpus / folder / voice / name)
+    result = run(
+        f"pred={corpus / 'pred'}", f"truth={corpus / 'truth'}", "jobs=1", "only=[SI-SNR]", cwd=corpus
+    )
+    assert result.returncode == 3, result.stderr
+    assert r"caf\udce9_1.wav: its name is not UTF-8" in result.stderr
+    content = json.loads((corpus / "pred" / "summary.json").read_text())
+    assert content["metrics"]["both voices"]["SI-SNR"]["n"] == 6
 
 
 def test_a_wrong_command_is_exit_code_2_and_says_what_was_expected(corpus):

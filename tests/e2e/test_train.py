@@ -119,6 +119,7 @@ def test_a_data_set_without_validation_can_be_trained_on(work):
         (["+experiment=course"], "root not given: add root=..."),
         (["trainer.amp=half"], "trainer.amp=half"),
         (["trainer.val_period=0"], "trainer.val_period=0: take 1 or more"),
+        (["run_name=2024_05"], "run_name=202405: is taken as a number"),
         (["trainer.save_dir=mouths.h5"], "trainer.save_dir, run_name="),
         (["trainer.resume_from=/dev/null"], "/dev/null"),
         (["datasets.root=/data/Müller"], """'root="/data/Müller (1)"'"""),
